@@ -1,0 +1,128 @@
+"""What the webhook gateway says: a delivery was accepted, or refused.
+
+An accepted delivery's value is the provider's body as received, so its facts travel as CloudEvents extensions
+(`DeliveryAttributes`), and no reader has to parse a body to route it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, ClassVar, Final, Literal
+
+from contracts.envelope import Envelope
+from contracts.errors import Invalid
+from contracts.events.base import Event, Instant
+
+DELIVERY_ACCEPTED: Final = "delivery.accepted.v1"
+
+# Why a delivery was refused; the same words are the `reason` label of the gateway's metrics.
+RejectionReason = Literal[
+    "missing_signature",
+    "malformed_signature",
+    "bad_signature",
+    "stale_timestamp",
+    "future_timestamp",
+    "no_secret",
+    "body_too_large",
+    "bad_encoding",
+    "method_not_allowed",
+    "slow_body",
+    "undecodable_body",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryAttributes:
+    """Facts about one accepted delivery, or about one item of a batch that came in one request.
+
+    `delivery` names the HTTP request; with `item` it names the record. Item 0 of a batch carries the whole raw request
+    as its value, the others only their own bytes, so that the request can be verified again. `event` and `eventtype`
+    are the provider's own words; `entity` is `kind:id` when the manifest could name the canonical entity. `signed` are
+    the headers that the signature covers or consists of, lower-case.
+    """
+
+    delivery: str
+    provider: str
+    endpoint: str
+    connection: str
+    tenant: str
+    lane: str
+    event: str
+    eventtype: str
+    receivedat: datetime
+    verifiedat: datetime
+    keyid: str
+    bodysha256: str
+    method: str = "POST"
+    entity: str = ""
+    item: int = 0
+    items: int = 1
+    duplicate: bool = False
+    signed: tuple[tuple[str, str], ...] = ()
+
+    def extensions(self) -> dict[str, str]:
+        """Return the attributes as CloudEvents extensions."""
+        return {
+            **{name: str(value) for name, value in asdict(self).items() if name != "signed"},
+            "receivedat": self.receivedat.isoformat(),
+            "verifiedat": self.verifiedat.isoformat(),
+            "duplicate": "true" if self.duplicate else "false",
+            "signed": json.dumps(self.signed, separators=(",", ":")),
+        }
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> DeliveryAttributes:
+        """Return the attributes of an accepted delivery; raises `Invalid` (`bad_delivery`) if one is wrong."""
+        raw = envelope.extensions
+        try:
+            text = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+            signed = tuple((str(name), str(value)) for name, value in json.loads(raw.get("signed", "[]")))
+            values: dict[str, Any] = text | {
+                "receivedat": datetime.fromisoformat(raw["receivedat"]),
+                "verifiedat": datetime.fromisoformat(raw["verifiedat"]),
+                "item": int(raw.get("item", "0")),
+                "items": int(raw.get("items", "1")),
+                "duplicate": raw.get("duplicate") == "true",
+                "signed": signed,
+            }
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Invalid("bad_delivery", f"extension {error}", field="extensions") from error
+
+    def payload(self, data: bytes) -> bytes:
+        """Return this item's own bytes out of the record's value.
+
+        Only item 0 of a batch differs from the value: its value is the whole JSON array. Raises `Invalid`
+        (`bad_delivery`) if that is no array.
+        """
+        if self.items == 1 or self.item > 0:
+            return data
+        try:
+            first = json.loads(data)[0]
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            raise Invalid("bad_delivery", "item 0 of a batch is not in an array", field="data") from error
+        return json.dumps(first, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class DeliveryRejected(Event):
+    """A delivery was refused; kept so that an operator can see why and verify it again after a fix.
+
+    `body` is base64 and at most 64 KiB of what came; credentials are never among `headers`.
+    """
+
+    TYPE: ClassVar[str] = "delivery.rejected.v1"
+
+    delivery: str
+    endpoint: str
+    provider: str
+    tenant: str
+    connection: str
+    reason: RejectionReason
+    status: int
+    method: str
+    received_at: Instant
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    body_bytes: int = 0

@@ -1,0 +1,141 @@
+"""What the sync worker says: endpoints, changes of canonical records, outcomes of calls, answers to commands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from pydantic import Field, JsonValue
+
+from contracts.events.base import Currency, Event, Instant, Slug
+from contracts.topics import Lane
+
+
+class SealedSecret(Event):
+    """One live secret of an endpoint; `sealed` is base64 of the envelope-encrypted value, never the value.
+
+    The validity window is half open: `not_before <= now < not_after`.
+    """
+
+    TYPE: ClassVar[str] = "endpoint.secret.v1"
+
+    key_id: str
+    sealed: str
+    not_before: Instant | None = None
+    not_after: Instant | None = None
+
+
+class EndpointConfigured(Event):
+    """A webhook endpoint as the gateway must serve it from now on; a tombstone removes it.
+
+    `url` is the address as registered at the provider, because some schemes sign it. `path` is the opaque last part.
+    """
+
+    TYPE: ClassVar[str] = "endpoint.configured.v1"
+
+    endpoint: str
+    connection: UUID
+    provider: Slug
+    tenant: Slug
+    url: str
+    lane: Lane = Lane.STANDARD
+    secrets: tuple[SealedSecret, ...]
+    # Configuration that a manifest declares for one endpoint, e.g. the header name of a generic scheme.
+    options: dict[str, str] = Field(default_factory=dict)
+    version: int
+
+
+class PaymentStatus(StrEnum):
+    """States of a canonical payment, in lattice order: a later one outranks an earlier one at the same instant."""
+
+    PENDING = "pending"
+    AUTHORIZED = "authorized"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+
+
+class PaymentChanged(Event):
+    """A canonical payment is now like this. Consumers drop anything whose `version` is not greater than their own."""
+
+    TYPE: ClassVar[str] = "payment.changed.v1"
+
+    payment_id: UUID
+    tenant: Slug
+    connection: UUID
+    provider: Slug
+    external_id: str
+    status: PaymentStatus
+    previous_status: PaymentStatus | None = None
+    amount: int = Field(ge=0, description="in the currency's minor unit")
+    amount_refunded: int = Field(default=0, ge=0)
+    currency: Currency
+    occurred_at: Instant
+    version: int = Field(ge=1, description="grows by one with every change of this payment")
+    cause: str = Field(description="the delivery that caused the change")
+
+
+Outcome = Literal["success", "client_error", "server_error", "timeout", "connect_error", "throttled"]
+
+
+class CallRun(Event):
+    """`count` consecutive calls with the same outcome, in order, of one operation by one tenant's credential."""
+
+    TYPE: ClassVar[str] = "calls.run.v1"
+
+    operation: str
+    outcome: Outcome
+    count: int = Field(ge=1)
+    tenant: Slug
+    credential: str
+    probe: bool = False
+    latency_ms_sum: float = Field(ge=0)
+    latency_ms_max: float = Field(ge=0)
+
+
+class CallsObserved(Event):
+    """Outcomes of provider calls by one worker since its last flush (100 ms, at once on a first failure)."""
+
+    TYPE: ClassVar[str] = "calls.observed.v1"
+
+    worker: str
+    provider: Slug
+    capability: str
+    route_epoch: tuple[int, int] = (0, 0)
+    observed_at: Instant
+    runs: tuple[CallRun, ...]
+
+
+class AnswerStatus(StrEnum):
+    """How a command ended for now: final are applied, refused, voided; the others say when or by whom it goes on."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    VOIDED = "voided"
+    TRANSIENT = "transient"
+    PARKED = "parked"
+    UNKNOWN = "unknown"
+
+
+class CommandAnswered(Event):
+    """The answer to one command; a replayed command gets the stored one again."""
+
+    TYPE: ClassVar[str] = "command.answered.v1"
+
+    saga_id: UUID
+    step: str
+    direction: Literal["do", "undo"]
+    effect_key: str
+    attempt: int
+    status: AnswerStatus
+    code: str = ""
+    detail: str = ""
+    retry_after_s: float | None = None
+    provider: str = ""
+    provider_ref: str = ""
+    result: dict[str, JsonValue] = Field(default_factory=dict)
+    answered_at: Instant

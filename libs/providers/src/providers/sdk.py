@@ -1,0 +1,189 @@
+"""The shapes through which services use a provider; the manifest and a few pure functions stand behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from contracts.events.gateway import RejectionReason
+from contracts.events.sync import PaymentStatus
+
+
+class Refused(Exception):  # noqa: N818 (a verdict on a delivery, not a fault of ours)
+    """A delivery failed verification. `reason` is a closed word; the message never holds a secret or a signature."""
+
+    def __init__(self, reason: RejectionReason) -> None:
+        super().__init__(reason)
+        self.reason: RejectionReason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class InboundRequest:
+    """One HTTP request as received.
+
+    `url` is the address as registered at the provider (scheme, host, path, query), not as reconstructed behind a
+    proxy. `headers` are lower-case names to raw values in order of arrival; `body` are the bytes that were signed.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, Sequence[str]]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header that occurs exactly once; None when absent or repeated.
+
+        A repeated signature header is ambiguous, and ambiguity must fail closed.
+        """
+        values = self.headers.get(name.lower(), ())
+        return values[0] if len(values) == 1 else None
+
+    def query(self) -> list[tuple[str, str]]:
+        """Return the query parameters of the registered URL, blanks kept, in order."""
+        return parse_qsl(urlsplit(self.url).query, keep_blank_values=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret or public key to verify with, and the id under which a match is recorded. `repr` hides the value."""
+
+    key_id: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A delivery is genuine: which key matched, when it was signed (if the scheme says), which headers took part."""
+
+    key_id: str
+    signed_at: datetime | None
+    signed_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookItem:
+    """One event of a delivery: the provider's own id and type, and the canonical entity it is about.
+
+    `entity` is (kind, external id), or None when the manifest names none for this type. `data` is the item's JSON (or
+    the form body as received).
+    """
+
+    event_id: str
+    event_type: str
+    entity: tuple[str, str] | None
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentSnapshot:
+    """A provider's view of one payment at one instant, in canonical terms.
+
+    `fence` orders snapshots of one payment whatever their order of arrival: a greater one is newer. Amounts are in the
+    currency's minor unit. `contact` holds at most `phone` and `email` and is personal data.
+    """
+
+    external_id: str
+    status: PaymentStatus
+    amount: int | None
+    amount_refunded: int | None
+    currency: str | None
+    occurred_at: datetime
+    fence: int
+    contact: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request for the outbound client to send: path below the provider's base URL, form or JSON body, not both."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
+    json: Mapping[str, Any] | None = field(default=None, repr=False)
+    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What came back: status, lower-case headers, parsed JSON body (None if it was no JSON)."""
+
+    status: int
+    headers: Mapping[str, str]
+    json: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a request acts for: the account at the provider and the connection's decrypted API secrets by name."""
+
+    account_ref: str
+    secrets: Mapping[str, str] = field(repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOperation:
+    """Arguments of `payment.refund`; `effect_key` is equal for all attempts and becomes the idempotency key."""
+
+    effect_key: str
+    payment_external_id: str
+    amount: int
+    currency: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOperation:
+    """Arguments of `message.send`; `reference` is a short token inside `text` by which a read-back finds it."""
+
+    effect_key: str
+    recipient: str = field(repr=False)
+    text: str = field(repr=False)
+    reference: str
+
+
+Operation = RefundOperation | MessageOperation
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The provider did it; `provider_ref` is its identifier of the effect, `result` what a saga may want to know."""
+
+    provider_ref: str
+    result: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The provider understood and refused; `code` is the provider's own word, lower-case."""
+
+    code: str
+    detail: str
+
+
+class Operations(Protocol):
+    """What `requests.py` of a provider offers, one object per operation that the manifest declares.
+
+    All four are pure. `read_back` returns None when the provider cannot be asked whether the effect exists.
+    """
+
+    def build(self, operation: Any, account: Account) -> HttpRequest:
+        """Return the request that performs the operation."""
+        ...
+
+    def parse(self, response: HttpResponse) -> Applied | Declined:
+        """Read a 2xx or 4xx answer to `build`."""
+        ...
+
+    def read_back(self, operation: Any, account: Account) -> HttpRequest | None:
+        """Return the request that asks whether the effect exists."""
+        ...
+
+    def parse_read_back(self, operation: Any, response: HttpResponse) -> Applied | None:
+        """Read a 2xx answer to `read_back`: the effect, or None when the provider does not have it."""
+        ...
