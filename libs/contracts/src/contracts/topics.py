@@ -31,6 +31,8 @@ AUDIT_PARTITIONS: Final = 1
 
 # Delay classes in seconds: within one class due times only grow, so pausing at the head of a partition is enough.
 RETRY_DELAYS: Final[dict[str, int]] = {"10s": 10, "1m": 60, "10m": 600, "1h": 3600}
+# Records that were parked behind a retry come back through a class of their own, so that nothing delays them further.
+RELEASE_DELAY: Final = "0s"
 RETRY_RETENTION_MS: Final = 2 * DAY_MS
 DLQ_RETENTION_MS: Final = 30 * DAY_MS
 # The gateway's events carry the provider's raw body (≤ 960 KiB) and its headers; the broker's own default is 1 MB.
@@ -57,8 +59,8 @@ class Topic:
         return f"{self.name}.dlq"
 
     def retry(self, delay: str) -> str:
-        """Return the delayed-retry topic of a delay class in `RETRY_DELAYS`."""
-        if delay not in RETRY_DELAYS:
+        """Return the delayed-retry topic of a delay class: one of `RETRY_DELAYS`, or `RELEASE_DELAY`."""
+        if delay != RELEASE_DELAY and delay not in RETRY_DELAYS:
             raise KeyError(delay)
         return f"{self.name}.retry.{delay}"
 
@@ -201,7 +203,7 @@ def physical_topics() -> list[PhysicalTopic]:
         if topic.retries:
             # Failure headers ride on top of a record that may already have the largest size.
             failed = {"max.message.bytes": str(MAX_MESSAGE_BYTES + 65_536)}
-            for delay in RETRY_DELAYS:
+            for delay in (RELEASE_DELAY, *RETRY_DELAYS):
                 retry_config = failed | {"retention.ms": str(RETRY_RETENTION_MS)}
                 out.append(PhysicalTopic(topic.retry(delay), FAILURE_PARTITIONS, retry_config))
             out.append(PhysicalTopic(topic.dlq, FAILURE_PARTITIONS, failed | {"retention.ms": str(DLQ_RETENTION_MS)}))

@@ -100,10 +100,12 @@ class DeliveryAttributes:
         if self.items == 1 or self.item > 0:
             return data
         try:
-            first = json.loads(data)[0]
-        except (ValueError, IndexError, KeyError, TypeError) as error:
-            raise Invalid("bad_delivery", "item 0 of a batch is not in an array", field="data") from error
-        return json.dumps(first, separators=(",", ":"), ensure_ascii=False).encode()
+            batch = json.loads(data)
+        except ValueError as error:
+            raise Invalid("bad_delivery", "the body of a batch is not JSON", field="data") from error
+        if not isinstance(batch, list) or not batch:
+            raise Invalid("bad_delivery", "item 0 of a batch is not in an array", field="data")
+        return json.dumps(batch[0], separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class DeliveryRejected(Event):

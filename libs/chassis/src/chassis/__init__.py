@@ -1,0 +1,1 @@
+"""The runtime that all services share: Kafka, Postgres, HTTP, telemetry. Knows no domain and no provider."""

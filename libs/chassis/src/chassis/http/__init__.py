@@ -1,0 +1,1 @@
+"""HTTP: problem details, bearer tokens, the server, and the outbound client."""

@@ -1,0 +1,128 @@
+"""The HTTP side of a service: its API on granian in the service's own event loop, with probes and metrics beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from granian.constants import Interfaces
+from granian.server.embed import Server
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chassis.http.problems import Problem, render
+from chassis.telemetry.metrics import HTTP_REQUESTS, counter
+
+# API bodies are small JSON documents; webhook bodies have a limit of their own in the gateway.
+MAX_API_BODY_BYTES: Final = 256 * 1024
+STOP_TIMEOUT_S: Final = 5.0
+
+Problems = Callable[[], list[str]]
+
+
+class _LimitBody:
+    """Refuses API bodies over the limit, declared or streamed: no server of ours bounds them (stack.md §4)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MAX_API_BODY_BYTES:
+                raise Problem(413, "body_too_large", f"body: at most {MAX_API_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, limited, send)
+
+
+class _CountRequests:
+    """Counts API requests by route template, so that ids never become labels."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["path"].startswith("/v1/"):
+                route = getattr(scope.get("route"), "path", "unmatched")
+                counter(HTTP_REQUESTS).labels(route, scope["method"], str(message["status"])).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+
+
+def build_app(routes: Sequence[BaseRoute], *, live: Problems, ready: Problems) -> Starlette:
+    """Return the ASGI app: `routes` plus `/live`, `/ready` and `/metrics`; every error is problem details."""
+
+    async def probe_live(_request: Request) -> Response:
+        return _probe(live())
+
+    async def probe_ready(_request: Request) -> Response:
+        return _probe(ready())
+
+    async def metrics(_request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    probes = [Route("/live", probe_live), Route("/ready", probe_ready), Route("/metrics", metrics)]
+    return Starlette(
+        routes=[*routes, *probes],
+        middleware=[Middleware(_CountRequests), Middleware(_LimitBody)],
+        exception_handlers={HTTPException: render, Problem: render, Exception: render},
+    )
+
+
+def _probe(problems: list[str]) -> Response:
+    return JSONResponse({"ok": not problems, "problems": problems}, 503 if problems else 200)
+
+
+class HttpServer:
+    """granian inside the service's event loop, so that one loop owns intake and drain."""
+
+    def __init__(self, app: Any, host: str, port: int, *, backlog: int = 1024) -> None:
+        self._server = Server(
+            app,
+            address=host,
+            port=port,
+            interface=Interfaces.ASGINL,
+            backlog=backlog,
+            websockets=False,
+            log_access=False,
+            log_enabled=False,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen; raises `OSError` when the port is taken."""
+        self._task = asyncio.create_task(self._server.serve())
+        # A bind error ends the task at once; anything later is the server's life.
+        done, _ = await asyncio.wait({self._task}, timeout=0.2)
+        if done:
+            self._task.result()
+            raise OSError("the HTTP server ended at its start")
+
+    async def stop(self) -> None:
+        """Stop accepting, finish what is in flight, and return. Idempotent."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._server.stop()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await task
+        except TimeoutError:
+            task.cancel()

@@ -1,0 +1,188 @@
+"""FastStream as the shell around the batch loops: connections, subscriptions, rebalances, shutdown.
+
+Each loop gets raw bytes (one undecodable record must not hide its batch) and commits explicit offsets itself
+(stack.md §2); FastStream's acknowledgement policies are all off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import FakeConsumer
+
+from chassis.kafka.loop import BatchLoop, Partition
+from chassis.telemetry.logs import logger
+from chassis.telemetry.metrics import LOOP_LAG, gauge
+
+log = logger(__name__)
+
+# A session survives a GC or deploy pause and still notices a hang (stack.md §2c).
+SESSION_TIMEOUT_MS: Final = 30_000
+HEARTBEAT_MS: Final = 3_000
+MAX_POLL_INTERVAL_MS: Final = 120_000
+FETCH_MAX_WAIT_MS: Final = 50
+# FastStream sleeps this long after an empty poll as well, so it is the idle latency.
+POLL_TIMEOUT_MS: Final = 20
+# A healthy consumer's fetches return at least every FETCH_MAX_WAIT_MS; aiokafka#1037 is a consumer that just stops.
+STALLED_AFTER_S: Final = 60.0
+
+
+class _SteeredConsumer:
+    """Adapts aiokafka's consumer to what the loop steers; every call tolerates a partition revoked meanwhile."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def commit(self, offsets: dict[Partition, int]) -> None:
+        """Commit; on a rebalance the next owner repeats the batch and the inbox absorbs it."""
+        owned = self.assignment()
+        mine = {TopicPartition(*partition): offset for partition, offset in offsets.items() if partition in owned}
+        if not mine:
+            return
+        try:
+            await self._consumer.commit(mine)
+        except (CommitFailedError, IllegalStateError, KafkaError) as error:
+            log.warning("offsets_not_committed", error=type(error).__name__, partitions=len(mine))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read from `offset` next."""
+        if partition in self.assignment():
+            self._consumer.seek(TopicPartition(*partition), offset)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching."""
+        self._consumer.pause(*(TopicPartition(*p) for p in set(partitions) & self.assignment()))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch again."""
+        self._consumer.resume(*(TopicPartition(*p) for p in set(partitions) & self.assignment()))
+
+    def assignment(self) -> set[Partition]:
+        """Return what this member owns."""
+        return {(partition.topic, partition.partition) for partition in self._consumer.assignment()}
+
+
+class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Lets the batch in flight finish before its partitions go to another member."""
+
+    def __init__(self, loop: BatchLoop) -> None:
+        self._loop = loop
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Wait for the loop."""
+        async with self._loop.busy:
+            log.info("partitions_revoked", consumer=self._loop.consumer, partitions=len(revoked))
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Note the new share."""
+        log.info("partitions_assigned", consumer=self._loop.consumer, partitions=len(assigned))
+
+
+class LoopRunner:
+    """Runs batch loops on one FastStream broker. `start` returns once the consumers are connected."""
+
+    def __init__(self, bootstrap: str, *, instance: str | None = None, drain_timeout_s: float = 25.0) -> None:
+        self._broker = KafkaBroker(
+            bootstrap, consumer_only=True, graceful_timeout=drain_timeout_s, logger=None, allow_auto_create_topics=False
+        )
+        self._instance = instance
+        self._loops: list[BatchLoop] = []
+        self._subscribers: list[Any] = []
+
+    @property
+    def loops(self) -> list[BatchLoop]:
+        """The loops that this runner serves."""
+        return self._loops
+
+    def add(self, loop: BatchLoop) -> None:
+        """Subscribe a loop; call before `start`."""
+        subscriber = self._broker.subscriber(
+            *loop.subscription(),
+            group_id=loop.consumer,
+            # Static membership: a restart of the same replica within the session timeout moves no partition.
+            group_instance_id=f"{loop.consumer}-{self._instance}" if self._instance else None,
+            batch=True,
+            max_records=loop.options.max_records,
+            batch_timeout_ms=POLL_TIMEOUT_MS,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            auto_offset_reset="earliest",
+            ack_policy=AckPolicy.MANUAL,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            isolation_level="read_committed",
+            listener=_WaitForBatch(loop),
+            parser=_untouched,
+            decoder=_nothing,
+        )
+
+        async def consume(_body: None, message: KafkaMessage) -> None:
+            await loop.handle(message.raw_message, _SteeredConsumer(subscriber.consumer))
+
+        subscriber(consume)
+        self._loops.append(loop)
+        self._subscribers.append(subscriber)
+
+    async def start(self) -> None:
+        """Connect and begin to consume; raises `KafkaError` when no broker answers."""
+        await self._broker.start()
+
+    async def stop(self) -> None:
+        """Finish the batches in flight, leave the groups and disconnect."""
+        for loop in self._loops:
+            async with loop.busy:
+                pass
+        await self._broker.stop()
+        for loop in self._loops:
+            await loop.close()
+
+    def problems(self) -> list[str]:
+        """Return why the consumers are not healthy, empty when they are: halted, unassigned or stalled."""
+        found: list[str] = []
+        for loop, subscriber in zip(self._loops, self._subscribers, strict=True):
+            consumer: AIOKafkaConsumer | None = subscriber.consumer
+            if loop.halted is not None:
+                found.append(f"{loop.consumer}: halted, {loop.halted}")
+            elif consumer is None:
+                found.append(f"{loop.consumer}: not connected")
+            elif _stalled(consumer):
+                found.append(f"{loop.consumer}: no poll for {STALLED_AFTER_S:.0f} s")
+        return found
+
+    def measure_lag(self) -> None:
+        """Export how far behind the broker this member is, per topic, for the partitions that it owns."""
+        lags: dict[str, int] = {}
+        for loop, subscriber in zip(self._loops, self._subscribers, strict=True):
+            consumer: AIOKafkaConsumer | None = subscriber.consumer
+            if consumer is None:
+                continue
+            for partition in consumer.assignment():
+                done = loop.positions.get((partition.topic, partition.partition))
+                high = consumer.highwater(partition)
+                if done is not None and high is not None:
+                    lags[partition.topic] = lags.get(partition.topic, 0) + max(0, high - done)
+        for topic, lag in lags.items():
+            gauge(LOOP_LAG).labels(topic).set(lag)
+
+
+async def _untouched(records: Any) -> KafkaMessage:
+    # FastStream's own parser decodes every header as UTF-8; one record that is not would lose its whole batch.
+    return KafkaMessage(body=b"", headers={}, raw_message=records, consumer=FakeConsumer())
+
+
+async def _nothing(_message: KafkaMessage) -> None:
+    """Leave the bytes alone: the loop decodes each record by itself."""
+
+
+def _stalled(consumer: AIOKafkaConsumer) -> bool:
+    polled = [consumer.last_poll_timestamp(p) for p in consumer.assignment() - consumer.paused()]
+    newest = max((at for at in polled if at), default=0)
+    return bool(newest) and time.time() - newest / 1000 > STALLED_AFTER_S

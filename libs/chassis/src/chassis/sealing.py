@@ -1,0 +1,72 @@
+"""Envelope encryption of secrets: AES-256-GCM with a data key per secret, wrapped by a key of the local keyring.
+
+The associated data binds a sealed value to its place (tenant, owner, kind), so that it cannot be moved to another row.
+Plain values live in memory only; must never log one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_NONCE_BYTES: Final = 12
+_KEY_BYTES: Final = 32
+_WRAPPED_BYTES: Final = _KEY_BYTES + 16  # the data key and its GCM tag
+_VERSION_BYTES: Final = 4
+_HEADER: Final = _VERSION_BYTES + _NONCE_BYTES + _WRAPPED_BYTES + _NONCE_BYTES
+
+
+class SealError(Exception):
+    """A sealed value cannot be opened: wrong place, unknown key version, or altered bytes."""
+
+
+class Keyring:
+    """Key-encryption keys by version. Sealing uses the current one, opening whichever the value names."""
+
+    def __init__(self, keys: dict[int, bytes], current: int) -> None:
+        if current not in keys or any(len(key) != _KEY_BYTES for key in keys.values()):
+            raise SealError(f"keyring needs {_KEY_BYTES}-byte keys and a current version among them")
+        self._keys = {version: AESGCM(key) for version, key in keys.items()}
+        self.current = current
+
+    @classmethod
+    def load(cls, path: Path) -> Keyring:
+        """Read `{"current": 1, "keys": {"1": "<base64>"}}`; raises `SealError` when it is malformed."""
+        try:
+            document = json.loads(path.read_text())
+            keys = {int(version): base64.b64decode(key, validate=True) for version, key in document["keys"].items()}
+            return cls(keys, int(document["current"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SealError(f"keyring {path} is unreadable: {type(error).__name__}") from error
+
+    def seal(self, plain: str, place: str) -> bytes:
+        """Return `plain` encrypted for `place`: version, wrapped data key, nonce and ciphertext in one value."""
+        data_key = AESGCM.generate_key(bit_length=_KEY_BYTES * 8)
+        wrap_nonce, nonce = os.urandom(_NONCE_BYTES), os.urandom(_NONCE_BYTES)
+        associated = place.encode()
+        wrapped = self._keys[self.current].encrypt(wrap_nonce, data_key, associated)
+        sealed = AESGCM(data_key).encrypt(nonce, plain.encode(), associated)
+        return self.current.to_bytes(_VERSION_BYTES, "big") + wrap_nonce + wrapped + nonce + sealed
+
+    def open(self, sealed: bytes, place: str) -> str:
+        """Return the plain text of a value sealed for `place`; raises `SealError` without saying more."""
+        if len(sealed) <= _HEADER:
+            raise SealError("sealed value is too short")
+        key = self._keys.get(int.from_bytes(sealed[:_VERSION_BYTES], "big"))
+        if key is None:
+            raise SealError("sealed with a key that is not in the keyring")
+        wrap_nonce = sealed[_VERSION_BYTES : _VERSION_BYTES + _NONCE_BYTES]
+        wrapped = sealed[_VERSION_BYTES + _NONCE_BYTES : _HEADER - _NONCE_BYTES]
+        nonce = sealed[_HEADER - _NONCE_BYTES : _HEADER]
+        associated = place.encode()
+        try:
+            data_key = key.decrypt(wrap_nonce, wrapped, associated)
+            return AESGCM(data_key).decrypt(nonce, sealed[_HEADER:], associated).decode()
+        except InvalidTag:
+            raise SealError("sealed value was altered or moved") from None
