@@ -14,6 +14,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
@@ -33,6 +35,7 @@ class Keyring:
         if current not in keys or any(len(key) != _KEY_BYTES for key in keys.values()):
             raise SealError(f"keyring needs {_KEY_BYTES}-byte keys and a current version among them")
         self._keys = {version: AESGCM(key) for version, key in keys.items()}
+        self._raw = dict(keys)
         self.current = current
 
     @classmethod
@@ -44,6 +47,21 @@ class Keyring:
             return cls(keys, int(document["current"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SealError(f"keyring {path} is unreadable: {type(error).__name__}") from error
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions of all keys, the current one first, then newest first."""
+        return sorted(self._raw, key=lambda version: (version != self.current, -version))
+
+    def derive(self, purpose: str, version: int | None = None) -> bytes:
+        """Return a 256-bit key for one purpose (HKDF-SHA256, RFC 5869), from the current key unless `version` is given.
+
+        Equal for equal arguments, and useless for any other purpose. Raises `SealError` for an unknown version.
+        """
+        key = self._raw.get(self.current if version is None else version)
+        if key is None:
+            raise SealError("no key of this version in the keyring")
+        return HKDF(SHA256(), _KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
 
     def seal(self, plain: str, place: str) -> bytes:
         """Return `plain` encrypted for `place`: version, wrapped data key, nonce and ciphertext in one value."""

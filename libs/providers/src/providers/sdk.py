@@ -166,10 +166,58 @@ class Declined:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A fresh secret for tests, the sandbox and the CLI: what the sender signs with, what the receiver verifies with.
+
+    Both are equal for HMAC schemes. `repr` hides them.
+    """
+
+    signing: str = field(repr=False)
+    verifying: str = field(repr=False)
+
+
+class Verifier(Protocol):
+    """Both ends of one signing scheme. Built once per provider and options, safe to share between tasks."""
+
+    def verify(self, request: InboundRequest, secrets: Sequence[Secret], now: datetime) -> Verified:
+        """Return which secret signed the request; raises `Refused`, and nothing else whatever the request holds.
+
+        Every secret is tried, so that the time taken does not tell which one matched.
+        """
+        ...
+
+    def sign(
+        self,
+        body: bytes,
+        *,
+        url: str,
+        secret: str,
+        now: datetime,
+        content_type: str = "application/json",
+        message_id: str = "",
+    ) -> dict[str, str]:
+        """Return the headers that the provider would send with this body, the content type included.
+
+        `secret` is the sender's half (`KeyPair.signing`). `message_id` matters to schemes that sign an id.
+        """
+        ...
+
+    def generate(self) -> KeyPair:
+        """Return a random secret in the provider's own notation."""
+        ...
+
+    def check_secret(self, value: str) -> None:
+        """Raise `Invalid` (`bad_secret`) if `verify` could never use this text; the message never quotes it."""
+        ...
+
+
 class Operations(Protocol):
     """What `requests.py` of a provider offers, one object per operation that the manifest declares.
 
-    All four are pure. `read_back` returns None when the provider cannot be asked whether the effect exists.
+    All four are pure. `read_back` returns None when the provider cannot be asked whether the effect exists. Requests
+    carry no credentials: `Provider.operations` adds them. `parse` and `parse_read_back` raise `Transient` when the
+    provider asks for patience, and `Invalid` (`unreadable_answer`) for an answer outside of its documentation.
     """
 
     def build(self, operation: Any, account: Account) -> HttpRequest:

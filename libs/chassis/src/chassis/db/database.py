@@ -12,6 +12,7 @@ import asyncpg
 
 from chassis.db import outbox
 from chassis.db.connection import ACQUIRE_TIMEOUT_S, Connection, init_connection, server_settings
+from chassis.kafka.rows import Row, row
 from chassis.telemetry.traces import current_traceparent
 from contracts.codec import encode
 from contracts.envelope import Envelope
@@ -26,12 +27,12 @@ class UnitOfWork:
     def __init__(self, connection: Connection, source: str) -> None:
         self.connection = connection
         self._source = source
-        self._outgoing: list[outbox.Row] = []
+        self._outgoing: list[Row] = []
         self._callbacks: list[Callable[[], None]] = []
 
     def publish(self, topic: Topic, key: str, envelope: Envelope) -> None:
         """Add one message to the outbox; it leaves after the commit, in order per key, at least once."""
-        self._outgoing.append(outbox.row(topic.name, key.encode(), envelope.data, envelope.headers()))
+        self._outgoing.append(row(topic.name, key.encode(), envelope.data, envelope.headers()))
 
     def emit(
         self,
@@ -58,13 +59,13 @@ class UnitOfWork:
         )
         self.publish(topic, key, envelope)
 
-    def publish_raw(self, row: outbox.Row) -> None:
+    def publish_raw(self, row: Row) -> None:
         """Add a message as bytes: what the consumer loop uses for retries and dead letters."""
         self._outgoing.append(row)
 
     def tombstone(self, topic: Topic, key: str) -> None:
         """Remove `key` from a compacted topic."""
-        self._outgoing.append(outbox.row(topic.name, key.encode(), None, []))
+        self._outgoing.append(row(topic.name, key.encode(), None, []))
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` once the transaction is durable; never called if it is not. It must not block or raise."""

@@ -17,7 +17,7 @@ import asyncpg
 from chassis.clock import Clock, SystemClock
 from chassis.db.connection import server_settings
 from chassis.db.database import Database
-from chassis.db.outbox import Row
+from chassis.kafka.rows import Row
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import OUTBOX_AGE, OUTBOX_PENDING, OUTBOX_RELAYED, counter, gauge
 

@@ -105,8 +105,8 @@ class TokenVerifier:
         return {key.key_id: key for key in jwt.PyJWKSet.from_dict(document).keys if key.key_id}
 
 
-def requires(verifier: TokenVerifier, role: Role) -> Callable[[Endpoint], Endpoint]:
-    """Return a decorator: the endpoint runs only for a token whose roles include `role`.
+def requires(verifier: TokenVerifier, *roles: Role) -> Callable[[Endpoint], Endpoint]:
+    """Return a decorator: the endpoint runs only for a token whose roles include one of `roles`.
 
     No or bad token: 401 with `WWW-Authenticate`; wrong role: 403. The principal is `request.state.principal`.
     """
@@ -117,8 +117,8 @@ def requires(verifier: TokenVerifier, role: Role) -> Callable[[Endpoint], Endpoi
             if scheme.lower() != "bearer" or not token:
                 raise _unauthorized("missing_token", "an `Authorization: Bearer` token is required")
             principal = await verifier.verify(token.strip())
-            if role not in principal.roles:
-                raise Problem(403, "wrong_role", f"this needs the role {role}")
+            if principal.roles.isdisjoint(roles):
+                raise Problem(403, "wrong_role", f"this needs the role {' or '.join(roles)}")
             request.state.principal = principal
             return await endpoint(request)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
+from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -51,6 +53,19 @@ def not_found(what: str) -> Problem:
 def invalid(field: str, rule: str, code: str = "invalid_field") -> Problem:
     """Return the 422 that names a field and the rule it breaks."""
     return Problem(422, code, f"{field}: {rule}", errors=[{"field": field, "rule": rule}])
+
+
+def path_uuid(request: Request, name: str) -> UUID:
+    """Return a path parameter as a UUID; anything else cannot exist, so it is a `Problem` 404."""
+    try:
+        return UUID(request.path_params[name])
+    except ValueError:
+        raise not_found(name.removesuffix("_id")) from None
+
+
+def json_response(body: object, status: int = 200) -> Response:
+    """Return JSON in which UUIDs, instants and other plain values need no conversion by the caller."""
+    return Response(orjson.dumps(body, default=str), status, media_type="application/json")
 
 
 async def body_of(request: Request, model: type[M]) -> M:

@@ -6,8 +6,8 @@ Each loop gets raw bytes (one undecodable record must not hide its batch) and co
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -17,6 +17,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import FakeConsumer
 
+from chassis.clock import Clock, SystemClock
 from chassis.kafka.loop import BatchLoop, Partition
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import LOOP_LAG, gauge
@@ -47,7 +48,7 @@ class _SteeredConsumer:
         if not mine:
             return
         try:
-            await self._consumer.commit(mine)
+            await self._consumer.commit(mine)  # lint-skip: PB002 offsets of a consumer, not a transaction
         except (CommitFailedError, IllegalStateError, KafkaError) as error:
             log.warning("offsets_not_committed", error=type(error).__name__, partitions=len(mine))
 
@@ -88,11 +89,19 @@ class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 class LoopRunner:
     """Runs batch loops on one FastStream broker. `start` returns once the consumers are connected."""
 
-    def __init__(self, bootstrap: str, *, instance: str | None = None, drain_timeout_s: float = 25.0) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        instance: str | None = None,
+        drain_timeout_s: float = 25.0,
+        clock: Clock | None = None,
+    ) -> None:
         self._broker = KafkaBroker(
             bootstrap, consumer_only=True, graceful_timeout=drain_timeout_s, logger=None, allow_auto_create_topics=False
         )
         self._instance = instance
+        self._clock = clock or SystemClock()
         self._loops: list[BatchLoop] = []
         self._subscribers: list[Any] = []
 
@@ -153,7 +162,7 @@ class LoopRunner:
                 found.append(f"{loop.consumer}: halted, {loop.halted}")
             elif consumer is None:
                 found.append(f"{loop.consumer}: not connected")
-            elif _stalled(consumer):
+            elif _stalled(consumer, self._clock.now()):
                 found.append(f"{loop.consumer}: no poll for {STALLED_AFTER_S:.0f} s")
         return found
 
@@ -182,7 +191,7 @@ async def _nothing(_message: KafkaMessage) -> None:
     """Leave the bytes alone: the loop decodes each record by itself."""
 
 
-def _stalled(consumer: AIOKafkaConsumer) -> bool:
+def _stalled(consumer: AIOKafkaConsumer, now: datetime) -> bool:
     polled = [consumer.last_poll_timestamp(p) for p in consumer.assignment() - consumer.paused()]
     newest = max((at for at in polled if at), default=0)
-    return bool(newest) and time.time() - newest / 1000 > STALLED_AFTER_S
+    return bool(newest) and now.timestamp() - newest / 1000 > STALLED_AFTER_S

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chassis.clock import Clock
-from chassis.db.outbox import Row, row
 from chassis.kafka.records import (
     H_ATTEMPT,
     H_CONSUMER,
@@ -21,6 +20,7 @@ from chassis.kafka.records import (
     Origin,
     original_headers,
 )
+from chassis.kafka.rows import Row, row
 from contracts.envelope import Headers
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.topics import RELEASE_DELAY, RETRY_DELAYS, Topic

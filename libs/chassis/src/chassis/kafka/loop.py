@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from opentelemetry.trace import SpanKind
 
@@ -20,7 +20,6 @@ from chassis.clock import Clock, SystemClock
 from chassis.db import inbox, parking
 from chassis.db.connection import is_retryable, is_unavailable
 from chassis.db.database import Database, UnitOfWork
-from chassis.db.outbox import pack_headers, unpack_headers
 from chassis.kafka.failures import (
     DlqLimit,
     DlqLimitReached,
@@ -31,6 +30,7 @@ from chassis.kafka.failures import (
     retry_row,
 )
 from chassis.kafka.records import H_CONSUMER, ConsumerRecord, Message, Origin, not_before_ms, origin_of
+from chassis.kafka.rows import pack_headers, unpack_headers
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import LOOP_BATCH_SECONDS, LOOP_HALTED, LOOP_RECORDS, counter, gauge, histogram
 from chassis.telemetry.traces import sampled, start_span
@@ -75,9 +75,15 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Knobs of one loop. `max_records` bounds a batch, and with it one transaction."""
+    """Knobs of one loop. `max_records` bounds a batch, and with it one transaction.
+
+    `dedupe_by` says what is handled once: a fact (CloudEvents source and id), or a record, for a consumer that wants
+    every redelivery. Without `ordered` a key's later records do not wait for its retries.
+    """
 
     max_records: int = 1000
+    dedupe_by: Literal["fact", "position"] = "fact"
+    ordered: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_dead_ratio: float = 0.1
     max_consecutive_dead: int = 100
@@ -151,7 +157,7 @@ class BatchLoop:
                 return
             self._failures_in_a_row = 0
             offsets = {(r.topic, r.partition): r.offset + 1 for r in due}
-            await kafka.commit(offsets)
+            await kafka.commit(offsets)  # lint-skip: PB002 offsets of a consumer, not a transaction
             self.positions |= offsets
             histogram(LOOP_BATCH_SECONDS).labels(self.consumer).observe(self._clock.monotonic() - started)
 
@@ -244,14 +250,15 @@ class BatchLoop:
                 _end_spans(messages)
 
     async def _apply(self, uow: UnitOfWork, messages: Sequence[Message]) -> dict[str, int]:
-        parked = await parking.lock_parked(uow.connection, self.consumer, _keys(messages))
+        keys = _keys(messages) if self.options.ordered else []
+        parked = await parking.lock_parked(uow.connection, self.consumer, keys)
         ready, followers = self._sort_by_turn(messages, parked)
         await parking.park_records(uow.connection, self.consumer, [_parked(m) for m in followers])
-        new = await inbox.claim(uow.connection, self.consumer, [m.envelope.dedupe_id for m in ready])
+        new = await inbox.claim(uow.connection, self.consumer, [self._dedupe_id(m) for m in ready])
         fresh: list[Message] = []
         for message in ready:
-            if message.envelope.dedupe_id in new:
-                new.discard(message.envelope.dedupe_id)
+            if self._dedupe_id(message) in new:
+                new.discard(self._dedupe_id(message))
                 fresh.append(message)
         if fresh:
             await self._handler(uow, fresh)
@@ -282,6 +289,9 @@ class BatchLoop:
                 ready.append(message)
         return ready, followers
 
+    def _dedupe_id(self, message: Message) -> str:
+        return message.envelope.dedupe_id if self.options.dedupe_by == "fact" else message.origin.position
+
     async def _release(self, uow: UnitOfWork, key: parking.Key) -> None:
         for record in await parking.release(uow.connection, self.consumer, key):
             origin = Origin(record.topic, record.partition, record.offset)
@@ -299,7 +309,7 @@ class BatchLoop:
         delay = self.options.retry.next_delay(error, failed.origin.attempt) if topic.retries else None
         if delay is None:
             self._limit.dead()
-        key = (topic.name, failed.key) if failed.key is not None else None
+        key = (topic.name, failed.key) if failed.key is not None and self.options.ordered else None
         async with self._database.unit_of_work() as uow:
             if not await inbox.claim(uow.connection, self.consumer, [failed.origin.mark]):
                 return

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced, UnknownProducerId
 from aiokafka.partitioner import murmur2
 
-from chassis.db.outbox import Row, unpack_headers
+from chassis.kafka.rows import Row, unpack_headers
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import PRODUCER_REBUILDS, counter
 from contracts.envelope import Envelope, Headers

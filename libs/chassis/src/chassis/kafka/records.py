@@ -46,9 +46,14 @@ class Origin:
     attempt: int = 0
 
     @property
+    def position(self) -> str:
+        """The source position as text."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @property
     def mark(self) -> str:
         """The inbox id under which routing this attempt away is remembered."""
-        return f"@{self.topic}/{self.partition}/{self.offset}#{self.attempt}"
+        return f"@{self.position}#{self.attempt}"
 
 
 @dataclass(slots=True)

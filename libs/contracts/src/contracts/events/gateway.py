@@ -37,7 +37,8 @@ RejectionReason = Literal[
 class DeliveryAttributes:
     """Facts about one accepted delivery, or about one item of a batch that came in one request.
 
-    `delivery` names the HTTP request; with `item` it names the record. Item 0 of a batch carries the whole raw request
+    `delivery` names the HTTP request; with `item` it names the record. `items` counts the events of a batch and is 0
+    when the body itself is the event. Item 0 of a batch carries the whole raw request
     as its value, the others only their own bytes, so that the request can be verified again. `event` and `eventtype`
     are the provider's own words; `entity` is `kind:id` when the manifest could name the canonical entity. `signed` are
     the headers that the signature covers or consists of, lower-case.
@@ -58,8 +59,8 @@ class DeliveryAttributes:
     method: str = "POST"
     entity: str = ""
     item: int = 0
-    items: int = 1
-    duplicate: bool = False
+    items: int = 0
+    encoding: Literal["", "gzip"] = ""
     signed: tuple[tuple[str, str], ...] = ()
 
     def extensions(self) -> dict[str, str]:
@@ -68,7 +69,6 @@ class DeliveryAttributes:
             **{name: str(value) for name, value in asdict(self).items() if name != "signed"},
             "receivedat": self.receivedat.isoformat(),
             "verifiedat": self.verifiedat.isoformat(),
-            "duplicate": "true" if self.duplicate else "false",
             "signed": json.dumps(self.signed, separators=(",", ":")),
         }
 
@@ -80,11 +80,10 @@ class DeliveryAttributes:
             text = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
             signed = tuple((str(name), str(value)) for name, value in json.loads(raw.get("signed", "[]")))
             values: dict[str, Any] = text | {
-                "receivedat": datetime.fromisoformat(raw["receivedat"]),
-                "verifiedat": datetime.fromisoformat(raw["verifiedat"]),
+                "receivedat": _instant(raw["receivedat"]),
+                "verifiedat": _instant(raw["verifiedat"]),
                 "item": int(raw.get("item", "0")),
-                "items": int(raw.get("items", "1")),
-                "duplicate": raw.get("duplicate") == "true",
+                "items": int(raw.get("items", "0")),
                 "signed": signed,
             }
             return cls(**values)
@@ -104,8 +103,16 @@ class DeliveryAttributes:
         except ValueError as error:
             raise Invalid("bad_delivery", "the body of a batch is not JSON", field="data") from error
         if not isinstance(batch, list) or not batch:
-            raise Invalid("bad_delivery", "item 0 of a batch is not in an array", field="data")
+            raise Invalid("bad_delivery", "the value does not hold the item that its attributes name", field="data")
         return json.dumps(batch[0], separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _instant(text: str) -> datetime:
+    """Return an RFC 3339 time; raises `ValueError` when it is none, or has no offset."""
+    parsed = datetime.fromisoformat(text)
+    if parsed.tzinfo is None:
+        raise ValueError("a time has no offset")
+    return parsed
 
 
 class DeliveryRejected(Event):

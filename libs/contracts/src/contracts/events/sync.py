@@ -26,10 +26,15 @@ class SealedSecret(Event):
     not_after: Instant | None = None
 
 
+def endpoint_secret_place(tenant: str, endpoint: str, key_id: str) -> str:
+    """Return the place that an endpoint's secret is sealed for: moved to another endpoint, it does not open."""
+    return f"endpoint|{tenant}|{endpoint}|{key_id}"
+
+
 class EndpointConfigured(Event):
     """A webhook endpoint as the gateway must serve it from now on; a tombstone removes it.
 
-    `url` is the address as registered at the provider, because some schemes sign it. `path` is the opaque last part.
+    `url` is the address as registered at the provider, because some schemes sign it.
     """
 
     TYPE: ClassVar[str] = "endpoint.configured.v1"
@@ -71,9 +76,9 @@ class PaymentChanged(Event):
     external_id: str
     status: PaymentStatus
     previous_status: PaymentStatus | None = None
-    amount: int = Field(ge=0, description="in the currency's minor unit")
+    amount: int | None = Field(default=None, ge=0, description="in the currency's minor unit; absent while unknown")
     amount_refunded: int = Field(default=0, ge=0)
-    currency: Currency
+    currency: Currency | None = None
     occurred_at: Instant
     version: int = Field(ge=1, description="grows by one with every change of this payment")
     cause: str = Field(description="the delivery that caused the change")

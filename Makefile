@@ -1,0 +1,125 @@
+# Every command is one script or one tool call; `make help` lists them. Bare `make` prints the help.
+SHELL := /bin/sh
+BIN := .venv/bin
+PY := $(BIN)/python
+RUNTIME := requirements/runtime
+DEV := requirements/dev
+COMPOSE := docker compose --env-file .run/compose/compose.env
+.DEFAULT_GOAL := help
+
+.PHONY: help venv setup up down status logs demo topics test test-unit test-integration test-e2e chaos bench-consume \
+	fmt lint providers-check schemas docs lock new-provider compose-env compose-up compose-down
+
+help:  ## Print this help
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv:
+	@sh tools/bootstrap.sh
+
+##@ Local stack (no Docker)
+
+setup: venv  ## Virtual environment, system packages and Kafka's jars; a no-op when all is there
+	@$(PY) -m tools.dev setup --with-lint
+
+up: venv  ## Start Kafka, PostgreSQL, Redis, the services and the sandbox; wait until all are ready
+	@$(PY) -m tools.dev up
+
+down: venv  ## Stop exactly what `make up` started
+	@$(PY) -m tools.dev down
+
+status: venv  ## Print URLs, states, pids and log files
+	@$(PY) -m tools.dev status
+
+logs: venv  ## Follow the logs; S=name for one process
+	@$(PY) -m tools.dev logs $(S)
+
+topics: venv  ## Create the topics that are missing on the running broker
+	@set -a; . .run/env; PATCHBAY_KAFKA_BOOTSTRAP="$$KAFKA_BOOTSTRAP" $(PY) -m chassis.kafka.topics
+
+demo: up  ## A day in the life of a business, told station by station
+	@$(BIN)/patchbay demo
+
+##@ Docker
+
+compose-env: venv  ## Make the keys and passwords that docker-compose.yml reads from .run/compose
+	@$(PY) -m tools.compose_env
+
+compose-up: compose-env  ## Start the same system with Docker Compose, Prometheus and Grafana included
+	$(COMPOSE) up --build --detach --wait
+
+compose-down:  ## Stop the containers; volumes stay
+	$(COMPOSE) down
+
+##@ Tests (T=path runs only that path)
+
+ifdef T
+test test-unit test-integration test-e2e: setup
+	$(BIN)/pytest $(T)
+else
+test: setup  ## Everything that CI checks, but for the linters
+	@status=0; \
+	$(BIN)/pytest -m "not e2e and not chaos" -n 2 || status=$$?; \
+	$(BIN)/pytest -m "e2e or chaos" || status=$$?; \
+	exit $$status
+
+test-unit: venv  ## No broker, no database; under 30 s
+	$(BIN)/pytest -m "not integration and not e2e and not chaos" -n 2
+
+test-integration: setup  ## One service or library against a real Kafka, PostgreSQL and Redis
+	$(BIN)/pytest -m integration -n 2
+
+test-e2e: setup  ## The whole platform
+	$(BIN)/pytest -m e2e
+endif
+
+chaos: setup  ## Kills processes and restarts the broker, then compares what was sent with every effect
+	$(BIN)/pytest -m chaos
+
+bench-consume: setup  ## Events per second of the consuming loop, beside a baseline of the same run
+	$(PY) -m bench.consume
+
+##@ Code
+
+fmt: venv  ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lint: setup  ## Every rule that has a tool
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy libs services sandbox cli tools tests bench
+	$(BIN)/lint-imports
+	$(PY) -m tools.linters
+	$(PY) -m tools.providers_check
+	$(PY) -m tools.schemas --check
+	$(PY) -m tools.compose_check
+	promtool check config --syntax-only deploy/prometheus/prometheus.yml
+	promtool check rules deploy/prometheus/rules/*.yml
+	promtool test rules deploy/prometheus/tests/*.yml
+	@$(MAKE) --no-print-directory host-free
+
+providers-check: venv  ## The shape of every provider folder
+	$(PY) -m tools.providers_check
+
+schemas: venv  ## Write the JSON Schema and AsyncAPI goldens
+	$(PY) -m tools.schemas
+
+docs: venv  ## Write docs/reference from the code
+	$(PY) -m tools.gen_docs
+
+lock: venv  ## Recompile the hashed requirement files; UPGRADE=1 takes newer versions
+	$(BIN)/uv pip compile --quiet --no-config $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--output-file $(RUNTIME).txt $(RUNTIME).in
+	$(BIN)/uv pip compile --quiet --no-config $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--constraint $(RUNTIME).txt --output-file $(DEV).txt $(DEV).in
+	@$(MAKE) --no-print-directory host-free
+
+.PHONY: host-free
+host-free:
+	@grep -n '://' $(RUNTIME).txt $(DEV).txt; \
+	test $$? -eq 1 || { echo "requirements/ must exist and name no host, so that it works with any index"; exit 1; }
+
+new-provider: venv  ## Scaffold a provider folder: make new-provider NAME=slug
+	$(PY) -m tools.new_provider $(NAME)

@@ -1,0 +1,1 @@
+"""Private Kafka, PostgreSQL and Redis processes for tests and `make up`; never imported by production code."""

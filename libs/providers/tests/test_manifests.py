@@ -1,0 +1,130 @@
+"""What a manifest may say, and how it is told what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import Invalid
+from contracts.topics import Lane
+from providers import registry
+from providers.manifest import load
+
+GOOD = """
+schema = 1
+slug = "acme"
+name = "Acme"
+category = "payments"
+docs = "https://acme.example/docs"
+owners = ["@acme"]
+tier = "bronze"
+capabilities = ["payments"]
+[secrets.webhook]
+description = "the signing secret"
+use = ["webhook", "api"]
+required = true
+[options.id_field]
+description = "the field with the id"
+default = "Id"
+pattern = "[A-Za-z]+"
+[webhook]
+signature = { scheme = "hmac", header = "X-Sig", encoding = "hex", template = "{body}" }
+formats = ["json", "form"]
+event_id = ["body:/id", ["form:{id_field}", "form:Status"], "digest"]
+event_type = ["body:/type"]
+unsigned = ["X-Type"]
+lanes = [{ match = ["invoice.*"], lane = "bulk" }]
+[api]
+base_url = "https://api.acme.example"
+auth = { kind = "bearer", secret = "webhook" }
+[[operations]]
+name = "payment.refund"
+capability = "payments"
+class = "pinned"
+idempotency = { kind = "header", name = "Idempotency-Key" }
+read_back = false
+timeout_s = 10
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def _write(text: str) -> Path:
+        path = tmp_path / "manifest.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return _write
+
+
+def test_good_manifest(write: Callable[[str], Path]) -> None:
+    manifest = load(write(GOOD))
+    assert manifest.webhook is not None
+    assert manifest.webhook.refused_status == 401
+    assert manifest.webhook.lane_for("invoice.paid") is Lane.BULK
+    assert manifest.webhook.lane_for("payment.paid") is Lane.STANDARD
+    operation = manifest.operation("payment.refund")
+    assert operation is not None
+    assert operation.retry_class == "pinned"
+    assert manifest.operation("payment.capture") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("schema = 1", "schema = 2", "schema"),
+        ('slug = "acme"', 'slug = "Acme-Pay"', "slug"),
+        ('tier = "bronze"', 'tier = "bronze"\ncolour = "red"', "colour"),
+        ('docs = "https://acme.example/docs"', 'docs = "http://acme.example"', "docs"),
+        ('event_id = ["body:/id"', 'event_id = ["/id"', "event_id"),
+        ('event_id = ["body:/id"', 'event_id = ["header:x-type"', "unsigned"),
+        ('"form:{id_field}"', '"form:{other}"', "other"),
+        ('use = ["webhook", "api"]', 'use = ["api"]', "webhook"),
+        ('use = ["webhook", "api"]', 'use = ["webhook"]', "api"),
+        ('template = "{body}"', 'template = "{url}"', "template"),
+        ('template = "{body}"', 'template = "{timestamp}{body}"', "timestamp"),
+        ('template = "{body}"', 'template = "{id}{body}"', "id_header"),
+        ('template = "{body}"', 'template = "{body}", tolerance_s = 300', "tolerance_s"),
+        ('scheme = "hmac"', 'scheme = "rot13"', "signature"),
+        ('capabilities = ["payments"]', "capabilities = []", "payments"),
+        ('kind = "header", name = "Idempotency-Key"', 'kind = "header"', "name"),
+        ('base_url = "https://api.acme.example"', 'base_url = "https://api.acme.example/v1"', "base_url"),
+        ('class = "pinned"', 'class = "maybe"', "class"),
+        ("schema = 1", "schema = ", "manifest.toml"),
+    ],
+)
+def test_wrong_manifests_are_refused_by_name(write: Callable[[str], Path], old: str, new: str, word: str) -> None:
+    assert old in GOOD
+    with pytest.raises(Invalid) as error:
+        load(write(GOOD.replace(old, new, 1)))
+    assert error.value.code == "bad_manifest"
+    assert word in str(error.value)
+
+
+def test_an_unsigned_type_never_chooses_the_critical_lane(write: Callable[[str], Path]) -> None:
+    hint = GOOD.replace('event_type = ["body:/type"]', 'event_type = ["header:X-Type"]')
+    assert load(write(hint)).webhook is not None
+    with pytest.raises(Invalid, match="critical"):
+        load(write(hint.replace('lane = "bulk"', 'lane = "critical"')))
+
+
+def test_options_are_resolved_and_checked(write: Callable[[str], Path]) -> None:
+    manifest = load(write(GOOD))
+    assert manifest.resolve_options({}) == {"id_field": "Id"}
+    assert manifest.resolve_options({"id_field": "Uid"}) == {"id_field": "Uid"}
+    for given, code, field in (
+        ({"nope": "x"}, "unknown_option", "options.nope"),
+        ({"id_field": "U 1"}, "bad_option", "options.id_field"),
+    ):
+        with pytest.raises(Invalid) as error:
+            manifest.resolve_options(given)
+        assert (error.value.code, error.value.field) == (code, field)
+
+
+@pytest.mark.parametrize("slug", registry.all_slugs())
+def test_shipped_defaults_satisfy_their_own_patterns(slug: str) -> None:
+    manifest = registry.get(slug).manifest
+    defaults = {name: spec.default for name, spec in manifest.options.items()}
+    assert manifest.resolve_options(defaults) == defaults

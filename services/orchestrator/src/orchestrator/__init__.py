@@ -1,0 +1,1 @@
+"""Runs business operations that span several providers as sagas."""

@@ -1,0 +1,56 @@
+"""Composition root of the sync worker."""
+
+from __future__ import annotations
+
+from chassis.clock import SystemClock
+from chassis.db.database import Database
+from chassis.kafka.asyncapi import document
+from chassis.kafka.loop import BatchLoop
+from chassis.kafka.state import StateReader
+from chassis.sealing import Keyring
+from chassis.service import Service
+from contracts.topics import GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
+from sync_worker.calls import CallReporter
+from sync_worker.effects import EffectDesk
+from sync_worker.executor import Executor
+from sync_worker.handlers import Handlers
+from sync_worker.outbound import ProviderClient
+from sync_worker.probes import Prober
+from sync_worker.routes import Api, routes
+from sync_worker.routing import RouteTable
+from sync_worker.settings import Settings
+from sync_worker.vault import Vault
+
+NAME = "sync-worker"
+
+
+def create(settings: Settings) -> Service:
+    """Return the sync worker."""
+    clock = SystemClock()
+    keyring = Keyring.load(settings.keyring)
+    vault = Vault(keyring)
+    database = Database(settings.database_url.get_secret_value(), service=NAME, pool_size=settings.database_pool_size)
+    service = Service(NAME, settings, database=database)
+    table = RouteTable()
+    reporter = CallReporter(service.publisher, table, clock, worker=settings.instance or "0")
+    client = ProviderClient(reporter, clock, base_url_override=settings.provider_base_url_override)
+    desk = EffectDesk(keyring, table, clock)
+    executor = Executor(database, desk, client, vault=vault, routes=table, clock=clock, width=settings.executors)
+    handlers = Handlers(keyring, desk, clock)
+    service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_ROUTES, table.apply))
+    service.add_background("call reports", reporter.run)
+    service.add_background("effect executor", executor.run)
+    service.add_background("probes", Prober(database, client, vault, table, clock).run)
+    service.add_drain(client.close)
+    service.add_loop(BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database))
+    # Commands have a group of their own, so that a backlog of deliveries never delays one.
+    service.add_loop(
+        BatchLoop("sync-worker-commands", list(ORCHESTRATOR_COMMANDS.values()), handlers.commands, database)
+    )
+    service.add_routes(routes(Api(database, keyring, clock, settings.public_gateway_url), service.tokens))
+    return service
+
+
+def asyncapi() -> str:
+    """Return the AsyncAPI document of the sync worker."""
+    return document(NAME)

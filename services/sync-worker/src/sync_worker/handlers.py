@@ -1,0 +1,96 @@
+"""The sync worker's consumers: deliveries become canonical payments, commands become effects.
+
+No provider is called here: a consumer's transaction must not wait for the world.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from uuid import UUID
+
+from chassis.clock import Clock
+from chassis.db.database import UnitOfWork
+from chassis.kafka.records import Message
+from chassis.sealing import Keyring
+from chassis.telemetry.metrics import counter
+from contracts.errors import Invalid
+from contracts.events.gateway import DeliveryAttributes
+from contracts.events.sync import PaymentStatus
+from contracts.ids import entity_key
+from contracts.topics import SYNC_CHANGES
+from providers import registry
+from providers.sdk import PaymentSnapshot
+from sync_worker import payments
+from sync_worker.commands import decode_command
+from sync_worker.effects import EffectDesk
+from sync_worker.metrics import PAYMENTS
+from sync_worker.models import Payment
+from sync_worker.repository import payments as payments_table
+
+
+class Handlers:
+    """The two handlers with what they need."""
+
+    def __init__(self, keyring: Keyring, desk: EffectDesk, clock: Clock) -> None:
+        self._keyring = keyring
+        self._desk = desk
+        self._clock = clock
+
+    async def deliveries(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
+        """Merge what deliveries say about payments, one change event per accepted snapshot."""
+        seen = [(message, one) for message in messages for one in self._read(message)]
+        if not seen:
+            return
+        known = await payments_table.lock(uow.connection, [one.payment_id for _, one in seen])
+        touched: dict[UUID, Payment] = {}
+        for message, one in seen:
+            before = known.get(one.payment_id)
+            after = payments.merge(before, one, self._clock.now())
+            counter(PAYMENTS).labels(one.provider, "stale" if after is None else "merged").inc()
+            if after is None:
+                continue
+            known[after.id] = touched[after.id] = after
+            event = payments.changed_event(after, PaymentStatus(before.status) if before else None, message.envelope.id)
+            uow.emit(
+                SYNC_CHANGES,
+                entity_key(after.tenant, payments.KIND, str(after.id)),
+                event,
+                tenant=after.tenant,
+                trace=message.trace,
+                message_id=f"{after.id}:{after.version}",
+            )
+        if touched:
+            await payments_table.upsert(uow.connection, list(touched.values()))
+
+    async def commands(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
+        """Reserve an effect per command, or answer from the one that is there; execution starts after the commit."""
+        for message in messages:
+            await self._desk.take(uow, decode_command(message.envelope), message.trace or "")
+
+    def _read(self, message: Message) -> list[payments.Seen]:
+        attributes = DeliveryAttributes.of(message.envelope)
+        if not attributes.entity.startswith(f"{payments.KIND}:"):
+            return []
+        provider = registry.get(attributes.provider)
+        snapshots = provider.normalise(attributes.eventtype, attributes.payload(message.envelope.data))
+        try:
+            connection = UUID(attributes.connection)
+        except ValueError as error:
+            raise Invalid("bad_delivery", "connection is no UUID", field="connection") from error
+        return [
+            payments.Seen(
+                tenant=attributes.tenant,
+                provider=attributes.provider,
+                connection=connection,
+                snapshot=snapshot,
+                contact=self._seal_contact(attributes, snapshot),
+            )
+            for snapshot in snapshots
+        ]
+
+    def _seal_contact(self, attributes: DeliveryAttributes, snapshot: PaymentSnapshot) -> bytes | None:
+        if not snapshot.contact:
+            return None
+        place = payments.contact_place(attributes.tenant, attributes.provider, snapshot.external_id)
+        return self._keyring.seal(json.dumps(dict(snapshot.contact)), place)

@@ -1,0 +1,21 @@
+"""Metrics of the sync worker."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chassis.telemetry.metrics import Metric
+
+REQUESTS = Metric(
+    "provider_requests_total", "counter", "Calls to providers by outcome.", ("provider", "operation", "outcome")
+)
+REQUEST_SECONDS = Metric(
+    "provider_request_duration_seconds", "histogram", "Duration of calls to providers.", ("provider", "operation")
+)
+IN_FLIGHT = Metric("provider_requests_in_flight", "gauge", "Calls to providers that have no answer yet.", ("provider",))
+EFFECTS = Metric("sync_effects_total", "counter", "Answers to commands by status.", ("operation", "status"))
+PAYMENTS = Metric(
+    "sync_payment_snapshots_total", "counter", "Payment snapshots by what became of them.", ("provider", "outcome")
+)
+CALLS_UNREPORTED = Metric("sync_calls_unreported_total", "counter", "Call reports that the broker did not take.")
+METRICS: Final[tuple[Metric, ...]] = (REQUESTS, REQUEST_SECONDS, IN_FLIGHT, EFFECTS, PAYMENTS, CALLS_UNREPORTED)

@@ -1,0 +1,121 @@
+"""Tables of the sync worker."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA, JSONB
+from sqlmodel import Field, SQLModel
+
+from chassis.db.schema import INSTANT, service_registry
+
+
+class Base(SQLModel, registry=service_registry()):
+    """Base of the sync worker's tables."""
+
+
+class Connection(Base, table=True):
+    """A tenant's account at a provider."""
+
+    __tablename__ = "connections"
+    __table_args__ = (
+        sa.UniqueConstraint("tenant", "provider", "account_ref"),
+        sa.CheckConstraint("state IN ('live', 'revoked')", name="state"),
+    )
+
+    id: UUID = Field(primary_key=True)
+    tenant: str = Field(sa_type=sa.Text)
+    provider: str = Field(sa_type=sa.Text)
+    account_ref: str = Field(sa_type=sa.Text)
+    state: str = Field(sa_type=sa.Text)
+    options: dict[str, str] = Field(sa_column=sa.Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=sa.Text)
+
+
+class Credential(Base, table=True):
+    """One sealed secret of a connection; `version` never decreases."""
+
+    __tablename__ = "credentials"
+
+    connection: UUID = Field(primary_key=True, foreign_key="connections.id")
+    name: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    version: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True))
+    sealed: bytes = Field(sa_column=sa.Column(BYTEA, nullable=False))
+
+
+class Endpoint(Base, table=True):
+    """A webhook endpoint of a connection, as published on `sync.endpoints.v1`."""
+
+    __tablename__ = "endpoints"
+
+    id: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    connection: UUID = Field(foreign_key="connections.id", index=True)
+    url: str = Field(sa_type=sa.Text)
+    lane: str = Field(sa_type=sa.Text)
+    version: int
+
+
+class Payment(Base, table=True):
+    """A canonical payment. `fence` orders the provider's snapshots, `version` our own changes; contact is sealed."""
+
+    __tablename__ = "payments"
+    __table_args__ = (
+        sa.UniqueConstraint("tenant", "provider", "external_id"),
+        sa.Index(None, "updated_at", "id"),
+    )
+
+    id: UUID = Field(primary_key=True)
+    tenant: str = Field(sa_type=sa.Text)
+    provider: str = Field(sa_type=sa.Text)
+    connection: UUID
+    external_id: str = Field(sa_type=sa.Text)
+    status: str = Field(sa_type=sa.Text)
+    amount: int | None = Field(sa_column=sa.Column(sa.BigInteger))
+    amount_refunded: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    currency: str | None = Field(sa_type=sa.Text)
+    contact: bytes | None = Field(sa_column=sa.Column(BYTEA))
+    fence: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    version: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    occurred_at: datetime = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)
+
+
+class Effect(Base, table=True):
+    """One effect at a provider and how far it got (sync-worker.md §4.5).
+
+    `attempt` is the newest attempt that was asked for, `answered` the newest that got an answer; a row whose `attempt`
+    is ahead and whose lease is over has work to do.
+    """
+
+    __tablename__ = "effects"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('reserved', 'sent', 'applied', 'refused', 'unknown', 'voided')", name="state"),
+        sa.Index("ix_effects_open", "lease_until", postgresql_where=sa.text("attempt > answered")),
+        sa.Index(None, "saga_id"),
+    )
+
+    key: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    saga_id: UUID
+    step: str = Field(sa_type=sa.Text)
+    tenant: str = Field(sa_type=sa.Text)
+    operation: str = Field(sa_type=sa.Text)
+    command: dict[str, Any] = Field(sa_column=sa.Column(JSONB, nullable=False))
+    request_hash: str = Field(sa_type=sa.Text)
+    connection: UUID | None = None
+    provider: str = Field(sa_type=sa.Text)
+    state: str = Field(sa_type=sa.Text)
+    code: str = Field(sa_type=sa.Text)
+    detail: str = Field(sa_type=sa.Text)
+    provider_ref: str = Field(sa_type=sa.Text)
+    result: dict[str, Any] = Field(sa_column=sa.Column(JSONB, nullable=False))
+    attempt: int
+    answered: int
+    calls: int
+    trace: str = Field(sa_type=sa.Text)
+    lease_until: datetime | None = Field(sa_type=INSTANT)
+    sent_at: datetime | None = Field(sa_type=INSTANT)
+    updated_at: datetime = Field(sa_type=INSTANT)

@@ -1,0 +1,66 @@
+"""Probes with real credentials: while a route is in trouble, a cheap read every second shows when it works again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chassis.clock import Clock
+from chassis.db.connection import is_unavailable
+from chassis.db.database import Database
+from contracts.errors import PatchbayError
+from providers import registry
+from sync_worker.outbound import CallPlan, ProviderClient
+from sync_worker.repository import connections
+from sync_worker.routing import RouteTable
+from sync_worker.vault import Vault
+
+# Three good probes reopen a route (health-monitor.md §4.4), so recovery is seen within a few seconds.
+PROBE_INTERVAL_S: Final = 1.0
+
+
+class Prober:
+    """Probes troubled routes until cancelled. Outcomes go to the health monitor like any call's, flagged."""
+
+    def __init__(
+        self, database: Database, client: ProviderClient, vault: Vault, routes: RouteTable, clock: Clock
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._vault = vault
+        self._routes = routes
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Probe every troubled route once per interval."""
+        while True:
+            for provider, capability in self._routes.troubled():
+                try:
+                    await self._probe(provider, capability)
+                except Exception as error:
+                    if not (is_unavailable(error) or isinstance(error, PatchbayError)):
+                        raise
+            await self._clock.sleep(PROBE_INTERVAL_S)
+
+    async def _probe(self, slug: str, capability: str) -> None:
+        provider = registry.get(slug)
+        health = provider.manifest.health
+        if health is None:
+            return
+        async with self._database.connection() as connection:
+            candidates = await connections.live(connection, None, [slug])
+            if not candidates:
+                return
+            account = await self._vault.account(connection, candidates[0].id)
+        request = provider.probe(account)
+        if request is None:
+            return
+        plan = CallPlan(
+            provider=provider,
+            capability=capability,
+            operation="probe",
+            tenant=candidates[0].tenant,
+            credential=str(candidates[0].id),
+            timeout_s=health.probe.timeout_ms / 1000,
+            probe=True,
+        )
+        await self._client.call(plan, request)

@@ -1,0 +1,1 @@
+"""All SQL of the sync worker, one module per noun."""

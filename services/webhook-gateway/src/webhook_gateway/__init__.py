@@ -1,0 +1,1 @@
+"""Verifies providers' webhooks, writes them durably to Kafka and only then answers; its ledger role stores them."""

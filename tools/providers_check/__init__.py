@@ -1,0 +1,1 @@
+"""Checks of the provider folders' shape, one file per rule."""

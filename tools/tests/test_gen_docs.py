@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import Field, SecretStr
+
+from chassis.settings import DatabaseSettings
+from chassis.telemetry.metrics import Metric
+from contracts.catalogue import CATALOGUE
+from contracts.topics import TOPICS
+from tools import gen_docs
+
+
+class Settings(DatabaseSettings):
+    http_port: int = 8123
+    token: SecretStr = Field(default=SecretStr("not-a-real-token"), description="token of a peer")
+    batch: int = Field(default=50, description="rows | batch")
+    named: str = Field(validation_alias="OTHER_NAME", description="from elsewhere")
+
+
+def row(page: str, start: str) -> str:
+    found = [line for line in page.splitlines() if line.startswith(f"| `{start}`")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.fixture
+def fake_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, metrics = ModuleType("my_service.settings"), ModuleType("my_service.metrics")
+    settings.__dict__["Settings"] = Settings
+    metrics.__dict__["METRICS"] = (Metric("my_seen_total", "counter", "Things seen.", ("kind",)),)
+    for module in (ModuleType("my_service"), settings, metrics):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_a_cell_cannot_break_its_table() -> None:
+    assert gen_docs.table(("a", "b"), [("x|y", "one\n two")]) == "| a | b |\n| --- | --- |\n| x\\|y | one two |\n"
+
+
+def test_every_topic_has_a_row_with_its_writer() -> None:
+    page = gen_docs.topics_page()
+    assert [topic.name for topic in TOPICS if topic.writer not in row(page, topic.name)] == []
+    assert "compacted" in row(page, "sync.endpoints.v1")
+    assert "7 d" in row(page, "sync.changes.v1")
+
+
+def test_every_message_has_a_section_with_its_fields() -> None:
+    page = gen_docs.events_page()
+    assert [name for name in (*CATALOGUE, "delivery.accepted.v1") if f"\n## {name}\n" not in page] == []
+    payment = page.split("## payment.changed.v1")[1].split("\n## ")[0]
+    assert "On `sync.changes.v1`." in payment
+    assert row(payment, "amount") == "| `amount` | integer ≥ `0` | yes | in the currency's minor unit |"
+    assert row(payment, "previous_status") == "| `previous_status` | `PaymentStatus` or null | no |  |"
+
+
+def test_providers_come_from_their_manifests(tmp_path: Path) -> None:
+    folder = tmp_path / "libs/providers/src/providers/acme"
+    folder.mkdir(parents=True)
+    (folder / "manifest.toml").write_text(
+        'slug = "acme"\nname = "Acme"\ncategory = "payments"\ntier = "gold"\n'
+        '[webhook]\nsignature = { scheme = "hmac" }\n'
+    )
+    assert row(gen_docs.providers_page(tmp_path), "acme") == "| `acme` | Acme | payments | gold | hmac |"
+
+
+@pytest.mark.usefixtures("fake_modules")
+def test_metrics_come_from_the_declarations_of_each_module() -> None:
+    page = gen_docs.metrics_page(["my_service.metrics"])
+    assert "## my_service.metrics" in page
+    assert row(page, "my_seen_total") == "| `my_seen_total` | counter | `kind` | Things seen. |"
+
+
+@pytest.mark.usefixtures("fake_modules")
+def test_settings_show_the_variable_and_hide_secrets() -> None:
+    page = gen_docs.settings_page(["my_service.settings"])
+    own = page.split("## my-service")[1]
+    assert row(own, "PATCHBAY_BATCH") == "| `PATCHBAY_BATCH` | `int` | `50` | rows \\| batch |"
+    assert row(own, "PATCHBAY_TOKEN") == "| `PATCHBAY_TOKEN` | `SecretStr` | hidden | token of a peer |"
+    assert row(own, "OTHER_NAME").endswith("| required | from elsewhere |")
+    assert "`8123`" in row(own, "PATCHBAY_HTTP_PORT")
+    assert "PATCHBAY_KAFKA_BOOTSTRAP" not in own
+    assert "not-a-real-token" not in page
+
+
+def test_settings_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = gen_docs.settings_page([])
+    monkeypatch.setenv("PATCHBAY_HTTP_PORT", "9999")
+    assert gen_docs.settings_page([]) == before
+
+
+def test_codes_are_read_from_the_source() -> None:
+    text = 'raise Invalid("bad_a", "x")\nreturn_ = Transient(code, "y")\nTerminal("b", f"{x}")\nother("c")\n'
+    assert sorted(gen_docs.raised_codes(text)) == [("Invalid", "bad_a"), ("Terminal", "b")]
+
+
+def test_the_errors_page_names_code_word_and_module() -> None:
+    page = gen_docs.errors_page(gen_docs.ROOT)
+    assert row(page, "undecodable") == "| `undecodable` | `Invalid` | `contracts.codec` |"
+
+
+def test_missing_and_different_pages_are_stale(tmp_path: Path) -> None:
+    expected = {Path("a.md"): "a", Path("b.md"): "b", Path("c.md"): "c"}
+    (tmp_path / "a.md").write_text("a")
+    (tmp_path / "b.md").write_text("old")
+    assert gen_docs.stale(tmp_path, expected) == [Path("b.md"), Path("c.md")]
+
+
+def test_modules_are_found_by_file_name(tmp_path: Path) -> None:
+    for path in (
+        "services/my-service/src/my_service/metrics.py",
+        "libs/a/src/a/deep/metrics.py",
+        "libs/a/tests/metrics.py",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    found = gen_docs.modules_named(tmp_path, "metrics", ("libs/*/src", "services/*/src"))
+    assert found == ["a.deep.metrics", "my_service.metrics"]
