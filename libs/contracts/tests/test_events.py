@@ -80,7 +80,7 @@ def test_only_item_0_of_a_batch_is_taken_out_of_the_request() -> None:
     request = '[ {"n": "é"}, {"n": 2} ]'.encode()
     assert replace(DELIVERY, item=0, items=2).payload(request) == '{"n":"é"}'.encode()
     assert replace(DELIVERY, item=1, items=2).payload(b'{"n": 2}') == b'{"n": 2}'
-    assert replace(DELIVERY, item=0, items=1).payload(request) == request
+    assert replace(DELIVERY, item=0, items=0).payload(request) == request
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'"text"', b"1", b"{", b"\xff"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Final
 
 from starlette.routing import BaseRoute
@@ -36,6 +36,8 @@ RELAY_DRAIN_S: Final = 5.0
 STATE_LOAD_TIMEOUT_S: Final = 60.0
 WATCH_INTERVAL_S: Final = 1.0
 INBOX_SWEEP_INTERVAL_S: Final = 3600.0
+# A consumer that is stuck does not recover by itself (aiokafka#1037): after this long the process ends, to be restarted.
+STUCK_LIMIT_S: Final = 10.0
 # A loop that was blocked this long answers nobody and misses heartbeats.
 LOOP_LAG_LIMIT_S: Final = 5.0
 
@@ -99,7 +101,7 @@ class Service:
         self._wrap_app = wrap
 
     def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then drain. Blocking."""
+        """Run until SIGTERM or SIGINT, then drain. Blocking; exits with status 1 when a part of the service died."""
         setup_logs(self.name, self.settings.log_level)
         provider = setup_traces(
             self.name, trace_file=self.settings.trace_file, sample_ratio=self.settings.trace_sample_ratio
@@ -109,6 +111,8 @@ class Service:
                 runner.run(self._main())
         finally:
             provider.shutdown()
+        if self._dead_tasks:
+            raise SystemExit(1)
 
     def stop(self) -> None:
         """Ask a running service to drain and return."""
@@ -182,11 +186,15 @@ class Service:
             self._stop.set()
 
     async def _watch(self) -> None:
+        stuck_for = 0
         while True:
             before = self.clock.monotonic()
             await self.clock.sleep(WATCH_INTERVAL_S)
             self._lag_s = self.clock.monotonic() - before - WATCH_INTERVAL_S
             self._loops.measure_lag()
+            stuck_for = stuck_for + 1 if self._loops.stuck() else 0
+            if stuck_for * WATCH_INTERVAL_S >= STUCK_LIMIT_S:
+                raise RuntimeError(f"consumers are stuck: {self._loops.stuck()}")
             self._database_problem = await self._ping_database()
 
     async def _ping_database(self) -> str | None:
@@ -204,21 +212,23 @@ class Service:
         while True:
             await self.clock.sleep(INBOX_SWEEP_INTERVAL_S)
             if self.database is not None:
-                with suppress(OSError, TimeoutError):
-                    swept = await inbox.sweep(self.database)
-                    log.info("inbox_swept", rows=swept)
+                try:
+                    log.info("inbox_swept", rows=await inbox.sweep(self.database))
+                except Exception as error:
+                    if not is_unavailable(error):
+                        raise
 
     def _live_problems(self) -> list[str]:
         problems = [f"{name} died" for name in self._dead_tasks]
         if self._lag_s > LOOP_LAG_LIMIT_S:
             problems.append(f"the event loop was blocked for {self._lag_s:.1f} s")
-        return problems + [problem for problem in self._loops.problems() if "no poll" in problem]
+        return problems + self._loops.stuck()
 
     def _ready_problems(self) -> list[str]:
         if self._starting:
             return [self._starting]
         database = [self._database_problem] if self._database_problem else []
-        return [*(f"{name} died" for name in self._dead_tasks), *self._loops.problems(), *database]
+        return [*(f"{name} died" for name in self._dead_tasks), *self._loops.halted(), *self._loops.stuck(), *database]
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -9,34 +9,13 @@ from uuid import UUID
 from chassis.db.connection import Connection
 from webhook_gateway.models import Delivery
 
-_COLUMNS: Final = {
-    "id": "uuid",
-    "item": "smallint",
-    "outcome": "text",
-    "reason": "text",
-    "status": "smallint",
-    "provider": "text",
-    "tenant": "text",
-    "endpoint": "text",
-    "connection": "uuid",
-    "lane": "text",
-    "event_id": "text",
-    "event_type": "text",
-    "entity": "text",
-    "method": "text",
-    "key_id": "text",
-    "received_at": "timestamptz",
-    "trace_id": "text",
-    "topic": "text",
-    "partition": "int",
-    '"offset"': "bigint",
-    "headers": "jsonb",
-    "content_type": "text",
-    "body": "bytea",
-    "body_sha256": "text",
-}
-_NAMES: Final = ", ".join(_COLUMNS)
-_ARRAYS: Final = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_COLUMNS.values(), start=1))
+_COLUMNS: Final = (
+    *("id", "item", "outcome", "reason", "status", "provider", "tenant", "endpoint", "connection", "lane", "event_id"),
+    *("event_type", "entity", "method", "key_id", "received_at", "trace_id", "topic", "partition", "offset"),
+    *("headers", "content_type", "body", "body_sha256"),
+)
+_NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
+_VALUES: Final = ", ".join(f"${place}" for place in range(1, len(_COLUMNS) + 1))
 # What a list shows; the body is only read for one delivery.
 _SUMMARY: Final = """id, item, outcome, reason, status, provider, tenant, endpoint, connection, lane, event_id,
     event_type, entity, method, key_id, received_at, trace_id"""
@@ -44,10 +23,9 @@ _SUMMARY: Final = """id, item, outcome, reason, status, provider, tenant, endpoi
 
 async def insert(connection: Connection, deliveries: Sequence[Delivery]) -> None:
     """Store deliveries; one that is there already stays as it is."""
-    columns = [[getattr(delivery, name.strip('"')) for delivery in deliveries] for name in _COLUMNS]
-    await connection.execute(
-        f"INSERT INTO deliveries ({_NAMES}) SELECT * FROM unnest({_ARRAYS}) ON CONFLICT DO NOTHING",  # noqa: S608
-        *columns,
+    await connection.executemany(
+        f"INSERT INTO deliveries ({_NAMES}) VALUES ({_VALUES}) ON CONFLICT DO NOTHING",  # noqa: S608
+        [[getattr(delivery, name) for name in _COLUMNS] for delivery in deliveries],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import registry
 
 # Set before the first migration, or constraint names differ between machines (stack.md §6).
@@ -30,6 +31,10 @@ class Xid8(sa.types.UserDefinedType[int]):
     def get_col_spec(self, **_: object) -> str:
         """Return the DDL name of the type."""
         return "xid8"
+
+
+# Lets Alembic read the column back; it warns about types that it does not know.
+ischema_names["xid8"] = Xid8
 
 
 def service_registry() -> registry:

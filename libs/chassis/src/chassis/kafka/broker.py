@@ -6,6 +6,7 @@ Each loop gets raw bytes (one undecodable record must not hide its batch) and co
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, Final
@@ -115,8 +116,7 @@ class LoopRunner:
         subscriber = self._broker.subscriber(
             *loop.subscription(),
             group_id=loop.consumer,
-            # Static membership: a restart of the same replica within the session timeout moves no partition.
-            group_instance_id=f"{loop.consumer}-{self._instance}" if self._instance else None,
+            group_instance_id=_static_id(loop, self._instance),
             batch=True,
             max_records=loop.options.max_records,
             batch_timeout_ms=POLL_TIMEOUT_MS,
@@ -153,15 +153,19 @@ class LoopRunner:
         for loop in self._loops:
             await loop.close()
 
-    def problems(self) -> list[str]:
-        """Return why the consumers are not healthy, empty when they are: halted, unassigned or stalled."""
+    def halted(self) -> list[str]:
+        """Return the consumers that their dead-letter limit stopped, with the reason."""
+        return [f"{loop.consumer}: halted, {loop.halted}" for loop in self._loops if loop.halted is not None]
+
+    def stuck(self) -> list[str]:
+        """Return the consumers that no longer consume and will not recover by themselves: restart the process."""
         found: list[str] = []
         for loop, subscriber in zip(self._loops, self._subscribers, strict=True):
             consumer: AIOKafkaConsumer | None = subscriber.consumer
-            if loop.halted is not None:
-                found.append(f"{loop.consumer}: halted, {loop.halted}")
-            elif consumer is None:
+            if consumer is None:
                 found.append(f"{loop.consumer}: not connected")
+            elif error := _coordinator_error(consumer):
+                found.append(f"{loop.consumer}: group coordination ended, {error}")
             elif _stalled(consumer, self._clock.now()):
                 found.append(f"{loop.consumer}: no poll for {STALLED_AFTER_S:.0f} s")
         return found
@@ -180,6 +184,27 @@ class LoopRunner:
                     lags[partition.topic] = lags.get(partition.topic, 0) + max(0, high - done)
         for topic, lag in lags.items():
             gauge(LOOP_LAG).labels(topic).set(lag)
+
+
+def _static_id(loop: BatchLoop, instance: str | None) -> str | None:
+    """Return the static member id: a restart of the same replica within the session timeout moves no partition.
+
+    The subscription is part of it, because a broker hands a known static member its old assignment, and aiokafka's
+    coordinator dies of a topic that it did not subscribe to: a deploy that changes topics must be a new member.
+    """
+    if not instance:
+        return None
+    topics = hashlib.sha256("\n".join(sorted(loop.subscription())).encode()).hexdigest()[:8]
+    return f"{loop.consumer}-{instance}-{topics}"
+
+
+def _coordinator_error(consumer: AIOKafkaConsumer) -> str | None:
+    """Return why the group coordination ended, if it did: the consumer would stay silent for ever."""
+    try:
+        consumer._coordinator.check_errors()  # noqa: SLF001 (no public way to ask)
+    except KafkaError as error:
+        return type(error).__name__
+    return None
 
 
 async def _untouched(records: Any) -> KafkaMessage:

@@ -35,7 +35,7 @@ from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import LOOP_BATCH_SECONDS, LOOP_HALTED, LOOP_RECORDS, counter, gauge, histogram
 from chassis.telemetry.traces import sampled, start_span
 from contracts.envelope import from_record
-from contracts.errors import Invalid
+from contracts.errors import Invalid, PatchbayError
 from contracts.topics import RELEASE_DELAY, RETRY_DELAYS, Topic
 
 log = logger(__name__)
@@ -325,7 +325,8 @@ class BatchLoop:
                     await self._release(uow, key)
         self._count(topic.name, {"retried" if delay else "dead": 1})
         if delay is None:
-            log.error("dead_letter", consumer=self.consumer, origin=failed.origin.mark, error=type(error).__name__)
+            code = error.code if isinstance(error, PatchbayError) else type(error).__name__
+            log.error("dead_letter", consumer=self.consumer, origin=failed.origin.mark, code=code)
 
     def _halt(self, reason: str, records: Sequence[ConsumerRecord], kafka: Consumer) -> None:
         """Stop consuming until a restart: an operator has to look. Nothing of this batch is committed."""

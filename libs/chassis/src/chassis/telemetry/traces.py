@@ -106,7 +106,10 @@ def current_traceparent() -> str | None:
 
 def sampled(parent: str | None) -> bool:
     """Tell whether a `traceparent` asks for recording; looks at the flag byte only."""
-    return parent is not None and parent.endswith("-01")
+    try:
+        return parent is not None and bool(int(parent[-2:], 16) & _SAMPLED)
+    except ValueError:
+        return False
 
 
 def parse_traceparent(text: str | None) -> SpanContext | None:

@@ -79,7 +79,7 @@ class LocalIssuer:
         """Return a verifier that trusts this issuer."""
         return TokenVerifier(self.jwks, issuer=ISSUER, audience=AUDIENCE)
 
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """Return the settings of a service that trusts this issuer: `jwks`, `jwt_issuer`, `jwt_audience`."""
         return {"jwks": self.jwks, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
@@ -120,10 +120,11 @@ async def schema_differences(dsn: str, package: str) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, metadata))
 
-    async with engine.connect() as connection:
-        differences = await connection.run_sync(compare)
-    await engine.dispose()
-    return differences
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(compare)
+    finally:
+        await engine.dispose()
 
 
 @asynccontextmanager

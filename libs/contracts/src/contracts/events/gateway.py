@@ -6,7 +6,9 @@ An accepted delivery's value is the provider's body as received, so its facts tr
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, ClassVar, Final, Literal
@@ -84,6 +86,7 @@ class DeliveryAttributes:
                 "verifiedat": _instant(raw["verifiedat"]),
                 "item": int(raw.get("item", "0")),
                 "items": int(raw.get("items", "0")),
+                "encoding": _coding(raw.get("encoding", "")),
                 "signed": signed,
             }
             return cls(**values)
@@ -93,18 +96,29 @@ class DeliveryAttributes:
     def payload(self, data: bytes) -> bytes:
         """Return this item's own bytes out of the record's value.
 
-        Only item 0 of a batch differs from the value: its value is the whole JSON array. Raises `Invalid`
-        (`bad_delivery`) if that is no array.
+        The value of a single event is the body as received; that of item 0 of a batch is the whole body, a JSON array.
+        Both are in the request's content coding, which the gateway has bounded. Raises `Invalid` (`bad_delivery`).
         """
-        if self.items == 1 or self.item > 0:
+        if self.item > 0:
             return data
         try:
-            batch = json.loads(data)
-        except ValueError as error:
-            raise Invalid("bad_delivery", "the body of a batch is not JSON", field="data") from error
+            body = gzip.decompress(data) if self.encoding else data
+            if self.items == 0:
+                return body
+            batch = json.loads(body)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise Invalid("bad_delivery", "the value is not in its coding, or no JSON", field="data") from error
         if not isinstance(batch, list) or not batch:
             raise Invalid("bad_delivery", "the value does not hold the item that its attributes name", field="data")
         return json.dumps(batch[0], separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _coding(text: str) -> Literal["", "gzip"]:
+    if text == "gzip":
+        return "gzip"
+    if text:
+        raise ValueError("encoding is not one of ours")
+    return ""
 
 
 def _instant(text: str) -> datetime:
