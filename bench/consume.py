@@ -25,7 +25,7 @@ from chassis.kafka.broker import LoopRunner
 from chassis.kafka.loop import BatchLoop, LoopOptions
 from chassis.kafka.producer import Publisher
 from chassis.kafka.records import Message
-from chassis.kafka.rows import Row
+from chassis.kafka.rows import Row, row
 from chassis.testing.harness import make_database, make_topic
 from chassis.testing.kafka import PrivateKafka
 from chassis.testing.postgres import PrivatePostgres
@@ -95,15 +95,9 @@ async def preload(publisher: Publisher, topic: Topic, count: int) -> None:
         rows = []
         for n in range(start, min(start + 2000, count)):
             envelope = event(n)
-            rows.append(row_of(topic, f"acme:payment:pay_{n % KEYS:06d}", envelope))
+            key = f"acme:payment:pay_{n % KEYS:06d}".encode()
+            rows.append(row(topic.name, key, envelope.data, envelope.headers()))
         await Publisher.send_rows(publisher, rows)
-
-
-def row_of(topic: Topic, key: str, envelope: Envelope) -> Row:
-    """Return the row of an envelope."""
-    from chassis.kafka.rows import row  # noqa: PLC0415 (shadowed by the local name otherwise)
-
-    return row(topic.name, key.encode(), envelope.data, envelope.headers())
 
 
 async def batch_loop(bootstrap: str, dsn: str, count: int) -> Figure:
@@ -179,7 +173,11 @@ async def single_message(bootstrap: str, dsn: str, count: int) -> Figure:
     await preload(loader, source, count)
     await loader.stop()
     broker.subscriber(
-        source.name, group_id="bench-single", auto_offset_reset="earliest", ack_policy=AckPolicy.ACK, decoder=_no_decoding
+        source.name,
+        group_id="bench-single",
+        auto_offset_reset="earliest",
+        ack_policy=AckPolicy.ACK,
+        decoder=_no_decoding,
     )(handler)
     await database.open()
     await publisher.start()
@@ -192,26 +190,29 @@ async def single_message(bootstrap: str, dsn: str, count: int) -> Figure:
 
 
 async def _no_decoding(message: KafkaMessage) -> bytes:
-    return message.body  # type: ignore[no-any-return]
+    return message.body
 
 
 async def run(rounds: int, count: int, baseline_count: int) -> None:
     """Run both sides in turn and print."""
-    with tempfile.TemporaryDirectory(prefix="patchbay-bench-") as folder:
-        with PrivateKafka(Path(folder) / "kafka", under_load=True) as kafka, PrivatePostgres(
-            Path(folder) / "postgres", durable=True
-        ) as postgres:
-            loops: list[Figure] = []
-            singles: list[Figure] = []
-            for number in range(rounds):
-                dsn = await make_database(postgres.admin, EFFECTS)
-                singles.append(await single_message(kafka.bootstrap, dsn, baseline_count))
-                loops.append(await batch_loop(kafka.bootstrap, dsn, count))
-                print(f"round {number + 1}: {_line('batch loop', loops[-1])}")
-                print(f"         {_line('FastStream single ACK', singles[-1])}")
+    loops: list[Figure] = []
+    singles: list[Figure] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="patchbay-bench-") as folder,
+        PrivateKafka(Path(folder) / "kafka", under_load=True) as kafka,
+        PrivatePostgres(Path(folder) / "postgres", durable=True) as postgres,
+    ):
+        for number in range(rounds):
+            dsn = await make_database(postgres.admin, EFFECTS)
+            singles.append(await single_message(kafka.bootstrap, dsn, baseline_count))
+            loops.append(await batch_loop(kafka.bootstrap, dsn, count))
+            print(f"round {number + 1}: {_line('batch loop', loops[-1])}")
+            print(f"         {_line('FastStream single ACK', singles[-1])}")
     loop_rate = statistics.median(figure.rate for figure in loops)
     single_rate = statistics.median(figure.rate for figure in singles)
-    print(f"\nmedian of {rounds}: batch loop {loop_rate:,.0f} events/s, FastStream single ACK {single_rate:,.0f} events/s")
+    print(
+        f"\nmedian of {rounds}: batch loop {loop_rate:,.0f} events/s, FastStream single ACK {single_rate:,.0f} events/s"
+    )
     print(f"ratio: {loop_rate / single_rate:.1f}")
 
 

@@ -36,7 +36,7 @@ RELAY_DRAIN_S: Final = 5.0
 STATE_LOAD_TIMEOUT_S: Final = 60.0
 WATCH_INTERVAL_S: Final = 1.0
 INBOX_SWEEP_INTERVAL_S: Final = 3600.0
-# A consumer that is stuck does not recover by itself (aiokafka#1037): after this long the process ends, to be restarted.
+# A stuck consumer does not recover by itself (aiokafka#1037): after this long the process ends, to be restarted.
 STUCK_LIMIT_S: Final = 10.0
 # A loop that was blocked this long answers nobody and misses heartbeats.
 LOOP_LAG_LIMIT_S: Final = 5.0

@@ -16,7 +16,9 @@ Headers = list[tuple[str, bytes]]
 
 SPEC_VERSION = "1.0"
 _PREFIX = "ce_"
-_CORE = ("id", "source", "type", "time", "subject")
+_SPEC_HEADER = ("ce_specversion", SPEC_VERSION.encode())
+_REQUIRED = ("ce_id", "ce_source", "ce_type")
+_KNOWN = frozenset({*_REQUIRED, "ce_specversion", "ce_time", "ce_subject", "content-type", "traceparent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Envelope:
     def headers(self) -> Headers:
         """Return the record headers: `ce_*`, `content-type` and, when traced, `traceparent`."""
         out: Headers = [
-            ("ce_specversion", SPEC_VERSION.encode()),
+            _SPEC_HEADER,
             ("ce_id", self.id.encode()),
             ("ce_source", self.source.encode()),
             ("ce_type", self.type.encode()),
@@ -79,9 +81,9 @@ def from_record(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         raise Invalid("envelope_bad_attribute", "a header is not UTF-8", field="headers") from error
     if text.get("ce_specversion") != SPEC_VERSION:
         raise Invalid("envelope_missing_attribute", "ce_specversion must be 1.0", field="ce_specversion")
-    for name in ("id", "source", "type"):
-        if not text.get(_PREFIX + name):
-            raise Invalid("envelope_missing_attribute", f"ce_{name} is required", field=f"ce_{name}")
+    for name in _REQUIRED:
+        if not text.get(name):
+            raise Invalid("envelope_missing_attribute", f"{name} is required", field=name)
     if value is None:
         raise Invalid("envelope_no_data", "a tombstone is not an event", field="value")
     return Envelope(
@@ -93,9 +95,7 @@ def from_record(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         content_type=text.get("content-type", "application/json"),
         traceparent=text.get("traceparent"),
         extensions={
-            name.removeprefix(_PREFIX): raw
-            for name, raw in text.items()
-            if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in (*_CORE, "specversion")
+            name[len(_PREFIX) :]: raw for name, raw in text.items() if name not in _KNOWN and name.startswith(_PREFIX)
         },
         data=value,
     )

@@ -137,7 +137,7 @@ def _fire(definition: Definition, out: Transition, timer: TimerFired) -> None:
 def _answer(out: Transition, answer: CommandAnswered, jitter: Callable[[], float]) -> None:
     step = out.state.steps.get(answer.step)
     known = {"status": answer.status.value, "attempt": answer.attempt, "code": answer.code}
-    if step is None or step.status not in ("commanded", "waiting", "unsettled"):
+    if answer.direction != "do" or step is None or step.status not in ("commanded", "waiting", "unsettled"):
         out.note("answer_ignored", answer.step, **known)
         return
     if answer.status is AnswerStatus.APPLIED:

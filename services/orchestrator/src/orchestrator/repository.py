@@ -65,17 +65,28 @@ async def set_timers(connection: Connection, timers: Sequence[Timer]) -> None:
     )
 
 
-async def take_due_timers(connection: Connection, now: datetime, limit: int) -> list[Timer]:
-    """Remove and return due timers, in order; those that another replica is firing are skipped."""
+async def due_timers(connection: Connection, now: datetime, limit: int) -> list[tuple[UUID, str]]:
+    """Return the saga and step of up to `limit` timers that are due, the longest due first."""
     rows = await connection.fetch(
-        """DELETE FROM timers USING (SELECT saga_id AS id, step AS name FROM timers WHERE due_at <= $1
-                                     ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS due
-           WHERE timers.saga_id = due.id AND timers.step = due.name
-           RETURNING timers.saga_id, timers.step, timers.attempt, timers.due_at""",
-        now,
-        limit,
+        "SELECT saga_id, step FROM timers WHERE due_at <= $1 ORDER BY due_at LIMIT $2", now, limit
     )
-    return sorted((Timer(**dict(row)) for row in rows), key=lambda timer: timer.due_at)
+    return [(row["saga_id"], row["step"]) for row in rows]
+
+
+async def take_timer(connection: Connection, saga_id: UUID, step: str, now: datetime) -> Timer | None:
+    """Remove and return a timer; None when another replica takes it, or it is no longer due."""
+    row = await connection.fetchrow(
+        """DELETE FROM timers WHERE ctid IN (SELECT ctid FROM timers WHERE saga_id = $1 AND step = $2 AND due_at <= $3
+                                             FOR UPDATE SKIP LOCKED)
+           RETURNING saga_id, step, attempt, due_at""",
+        *(saga_id, step, now),
+    )
+    return Timer(**dict(row)) if row else None
+
+
+async def postpone_timer(connection: Connection, saga_id: UUID, step: str, due_at: datetime) -> None:
+    """Make a timer due later."""
+    await connection.execute("UPDATE timers SET due_at = $3 WHERE saga_id = $1 AND step = $2", *(saga_id, step, due_at))
 
 
 async def show(connection: Connection, saga_id: UUID) -> dict[str, Any] | None:

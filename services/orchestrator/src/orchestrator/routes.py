@@ -47,8 +47,7 @@ class Api:
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
             wanted = StartRequest(saga.definition, given, cause=f"asked for by {actor}")
-            started = await self._runtime.start(uow, wanted, started_by=actor, trace=traceparent(span))
-            is_new = started.trace == traceparent(span)
+            started, is_new = await self._runtime.start(uow, wanted, started_by=actor, trace=traceparent(span))
             return 202 if is_new else 200, _shown(started)
 
         try:

@@ -29,6 +29,8 @@ from orchestrator.models import Saga, Timer
 log = logger(__name__)
 
 TIMER_BATCH: Final = 200
+# A timer whose run cannot take it (its definition is gone, say) is tried again when somebody may have repaired that.
+FAILED_TIMER_DELAY_S: Final = 60.0
 
 
 class Runtime:
@@ -38,8 +40,8 @@ class Runtime:
         self._clock = clock
         self._jitter = jitter
 
-    async def start(self, uow: UnitOfWork, request: StartRequest, *, started_by: str, trace: str) -> Saga:
-        """Start a run, or return the one that its business key has already."""
+    async def start(self, uow: UnitOfWork, request: StartRequest, *, started_by: str, trace: str) -> tuple[Saga, bool]:
+        """Start a run, or find the one that its business key has already; the flag tells whether it is new."""
         definition, given = request.definition, request.given
         now = self._clock.now()
         saga = Saga(
@@ -60,11 +62,11 @@ class Runtime:
             known = await repository.find(uow.connection, saga.tenant, saga.definition, saga.business_key)
             if known is None:
                 raise RuntimeError("a saga's business key vanished within a transaction")
-            return known
+            return known, False
         counter(SAGAS_STARTED).labels(saga.definition).inc()
         self._audit(uow, saga, request.cause)
         await self._apply(uow, saga, definition, Started(), trace)
-        return saga
+        return saga, True
 
     async def feed(self, uow: UnitOfWork, saga_id: UUID, given: Input, trace: str | None) -> None:
         """Apply an input to a run. An unknown run is logged: its answer has nowhere to go."""
@@ -160,12 +162,33 @@ class TimerPoller:
                 await self._clock.sleep(self._interval_s)
 
     async def fire_due(self) -> int:
-        """Fire what is due now; returns how many timers that were."""
-        async with self._database.unit_of_work() as uow:
-            due = await repository.take_due_timers(uow.connection, self._clock.now(), TIMER_BATCH)
-            for timer in due:
-                await self._runtime.feed(uow, timer.saga_id, TimerFired(timer.step, timer.attempt), None)
+        """Fire what is due now; returns how many timers that were.
+
+        Each in a transaction of its own: a run that cannot go on holds up no other one, and two locked runs at a time
+        could deadlock with a batch of answers.
+        """
+        async with self._database.connection() as connection:
+            due = await repository.due_timers(connection, self._clock.now(), TIMER_BATCH)
+        for saga_id, step in due:
+            try:
+                await self._fire(saga_id, step)
+            except Exception as error:
+                if is_unavailable(error):
+                    raise
+                log.error("timer_failed", saga=str(saga_id), step=step, exc_info=error)
+                await self._postpone(saga_id, step)
         return len(due)
+
+    async def _fire(self, saga_id: UUID, step: str) -> None:
+        async with self._database.unit_of_work() as uow:
+            timer = await repository.take_timer(uow.connection, saga_id, step, self._clock.now())
+            if timer is not None:
+                await self._runtime.feed(uow, saga_id, TimerFired(step, timer.attempt), None)
+
+    async def _postpone(self, saga_id: UUID, step: str) -> None:
+        again = self._clock.now() + timedelta(seconds=FAILED_TIMER_DELAY_S)
+        async with self._database.unit_of_work() as uow:
+            await repository.postpone_timer(uow.connection, saga_id, step, again)
 
 
 def _command(saga: Saga, definition: Definition, state: SagaState, order: Order) -> Command:

@@ -41,7 +41,9 @@ def create(settings: Settings) -> Service:
     service.add_background("call reports", reporter.run)
     service.add_background("effect executor", executor.run)
     service.add_background("probes", Prober(database, client, vault, table, clock).run)
-    service.add_drain(client.close)
+    # Drained last to first: calls end, then their pools, then what they reported leaves.
+    for drain in (reporter.flush, client.close, executor.drain):
+        service.add_drain(drain)
     service.add_loop(BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database))
     # Commands have a group of their own, so that a backlog of deliveries never delays one.
     service.add_loop(

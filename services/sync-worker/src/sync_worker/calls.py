@@ -91,7 +91,8 @@ class CallReporter:
 
     async def flush(self) -> None:
         """Publish what is pending."""
-        for (provider, capability), pending in self._pending.items():
+        # A copy: while one report is on its way, a call to somebody new may be recorded.
+        for (provider, capability), pending in list(self._pending.items()):
             runs, pending.runs = pending.runs, []
             if runs:
                 await self._publish(provider, capability, runs)

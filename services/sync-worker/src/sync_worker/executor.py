@@ -7,6 +7,7 @@ sends blindly again.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -16,13 +17,15 @@ from opentelemetry.trace import SpanKind
 from chassis.clock import Clock
 from chassis.db.connection import is_unavailable
 from chassis.db.database import Database, UnitOfWork
+from chassis.sealing import SealError
 from chassis.telemetry.logs import logger
 from chassis.telemetry.traces import start_span
+from contracts.errors import Invalid, Terminal, Transient
 from contracts.events.sync import AnswerStatus
 from providers import registry
 from providers.manifest import OperationSpec
 from providers.provider import Provider
-from providers.sdk import Account, Declined, HttpResponse, Operation
+from providers.sdk import Declined, HttpRequest, HttpResponse, Operation
 from sync_worker.commands import MESSAGE, to_operation
 from sync_worker.effects import EffectDesk, Verdict
 from sync_worker.models import Effect
@@ -43,9 +46,13 @@ PARKED_RETRY_S: Final = 5.0
 UNKNOWN_RETRY_S: Final = 2.0
 TRANSIENT_RETRY_S: Final = 2.0
 CREDENTIAL_RETRY_S: Final = 30.0
+# Most calls end within a second; one that is cut off is asked about later.
+DRAIN_S: Final = 5.0
 _UNAUTHORISED: Final = (401, 403)
 _AMBIGUOUS_CLIENT_ERRORS: Final = (408, 409, 425)
-_NOT_OFFERED: Final = Verdict(AnswerStatus.REFUSED, "not_offered", "the provider does not offer this operation")
+_NEEDS_SETTLEMENT: Final = Verdict(
+    AnswerStatus.UNKNOWN, "needs_settlement", "the outcome is unknown and the provider cannot be asked"
+)
 # PARKED leaves the state alone: it says something about the route, not about the effect.
 _STATE_AFTER: Final = {
     AnswerStatus.APPLIED: "applied",
@@ -59,14 +66,18 @@ Action = Literal["send", "read_back"]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A claimed effect, and everything that its call needs, read in the claiming transaction."""
+    """A claimed effect with its request, built before anything is marked as sent.
+
+    `resend` says that an earlier request with the same key may have had the effect already.
+    """
 
     effect: Effect
     action: Action
+    resend: bool
     provider: Provider
     spec: OperationSpec
     operation: Operation
-    account: Account
+    request: HttpRequest
 
 
 class Executor:
@@ -90,6 +101,7 @@ class Executor:
         self._routes = routes
         self._clock = clock
         self._width = width
+        self._slots = asyncio.Semaphore(width)
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
         desk.wake = self.wake
@@ -107,6 +119,13 @@ class Executor:
                 tasks.create_task(self._work())
             tasks.create_task(self._repair())
 
+    async def drain(self) -> None:
+        """Start no call any more and wait up to `DRAIN_S` for those in flight."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                for _ in range(self._width):
+                    await self._slots.acquire()
+
     async def _repair(self) -> None:
         while True:
             try:
@@ -123,7 +142,8 @@ class Executor:
             key = await self._queue.get()
             self._queued.discard(key)
             try:
-                await self.execute(key)
+                async with self._slots:
+                    await self.execute(key)
             except Exception as error:
                 log.error("effect_interrupted", effect=key, exc_info=error)
                 await self._clock.sleep(TRANSIENT_RETRY_S)
@@ -155,28 +175,48 @@ class Executor:
             return None
         if effect.state == "sent":
             effect.state = "unknown"
+        try:
+            job = await self._prepare(uow, effect, now)
+        except (Invalid, Terminal) as error:
+            job = _impossible(effect, error)
+        except SealError:
+            job = _not_applied(effect.state, "credential_unreadable", "no key opens it", CREDENTIAL_RETRY_S)
+        if isinstance(job, Verdict):
+            await self._answer(uow, effect, job)
+            return None
+        if job.action == "send":
+            # The provider counts a key's lifetime from its first use, so sending again does not renew it.
+            effect.sent_at = effect.sent_at if job.resend else now
+            effect.state, effect.calls = "sent", effect.calls + 1
+        effect.lease_until = now + timedelta(seconds=job.spec.timeout_s + LEASE_MARGIN_S)
+        effect.updated_at = now
+        await effects.save(uow.connection, effect)
+        return job
+
+    async def _prepare(self, uow: UnitOfWork, effect: Effect, now: datetime) -> _Job | Verdict:
+        """Return the next call of an effect, or the answer when there is none to make.
+
+        Raises `Invalid` or `Terminal` when the request cannot be built: the connection is gone or lacks something.
+        """
         provider = registry.get(effect.provider)
+        operations = provider.operations(effect.operation)
         spec = provider.manifest.operation(effect.operation)
         if spec is None:
-            await self._answer(uow, effect, _NOT_OFFERED)
-            return None
+            raise Invalid("unknown_operation", f"{effect.provider} does not offer {effect.operation}")
         account = await self._vault.account(uow.connection, effect.connection)
         lifetime_h = provider.key_lifetime_h(effect.operation, account.options)
-        plan = self._plan(effect, spec, lifetime_h, now)
-        if isinstance(plan, Verdict):
-            await self._answer(uow, effect, plan)
-            return None
+        action = self._plan(effect, spec, lifetime_h, now)
+        if isinstance(action, Verdict):
+            return action
         contact: dict[str, str] = {}
         if effect.operation == MESSAGE:
             payment = await payments.get(uow.connection, effect.command["payment_id"])
             contact = self._desk.contact(payment) if payment else {}
-        if plan == "send":
-            effect.state, effect.sent_at, effect.calls = "sent", now, effect.calls + 1
-        effect.lease_until = now + timedelta(seconds=spec.timeout_s + LEASE_MARGIN_S)
-        effect.updated_at = now
-        await effects.save(uow.connection, effect)
         operation = to_operation(effect.operation, effect.key, effect.command, contact)
-        return _Job(effect, plan, provider, spec, operation, account)
+        request = operations.build(operation, account) if action == "send" else operations.read_back(operation, account)
+        if request is None:
+            return _NEEDS_SETTLEMENT
+        return _Job(effect, action, effect.state == "unknown", provider, spec, operation, request)
 
     def _plan(self, effect: Effect, spec: OperationSpec, lifetime_h: float | None, now: datetime) -> Action | Verdict:
         """Return what to do with a claimed effect, or the answer when nothing can be done now."""
@@ -192,29 +232,19 @@ class Executor:
             return "send"
         if spec.read_back:
             return "read_back"
-        detail = "the outcome is unknown and the provider cannot be asked"
-        return Verdict(AnswerStatus.UNKNOWN, "needs_settlement", detail)
+        return _NEEDS_SETTLEMENT
 
     async def _call(self, job: _Job) -> CallResult:
-        operations = job.provider.operations(job.effect.operation)
-        name = job.effect.operation
-        if job.action == "send":
-            request = operations.build(job.operation, job.account)
-        else:
-            name = f"{name}.read_back"
-            asked = operations.read_back(job.operation, job.account)
-            if asked is None:
-                raise RuntimeError(f"{job.provider.slug} declares a read-back for {job.effect.operation} and has none")
-            request = asked
+        operation = job.effect.operation if job.action == "send" else f"{job.effect.operation}.read_back"
         plan = CallPlan(
             provider=job.provider,
             capability=job.spec.capability,
-            operation=name,
+            operation=operation,
             tenant=job.effect.tenant,
             credential=str(job.effect.connection),
             timeout_s=job.spec.timeout_s,
         )
-        return await self._client.call(plan, request)
+        return await self._client.call(plan, job.request)
 
     async def _settle(self, uow: UnitOfWork, job: _Job, result: CallResult) -> None:
         """Write what the call proved, and answer. Another worker that took over after the lease keeps its word."""
@@ -229,12 +259,12 @@ class Executor:
 
     async def _settle_send(self, uow: UnitOfWork, job: _Job, effect: Effect, result: CallResult) -> None:
         status = result.response.status if result.response else 0
+        before = "unknown" if job.resend else "reserved"
         if status in _UNAUTHORISED:
             detail = f"the provider answered {status}"
-            verdict = Verdict(AnswerStatus.TRANSIENT, "credential_refused", detail, CREDENTIAL_RETRY_S)
+            verdict = _not_applied(before, "credential_refused", detail, CREDENTIAL_RETRY_S)
         elif result.provably_unsent:
-            retry = result.retry_after_s or TRANSIENT_RETRY_S
-            verdict = Verdict(AnswerStatus.TRANSIENT, result.outcome, "not applied", retry)
+            verdict = _not_applied(before, result.outcome, "not applied", result.retry_after_s or TRANSIENT_RETRY_S)
         elif result.response is None or result.outcome == "server_error" or status in _AMBIGUOUS_CLIENT_ERRORS:
             detail = "it may or may not have been applied"
             verdict = Verdict(AnswerStatus.UNKNOWN, result.outcome, detail, UNKNOWN_RETRY_S)
@@ -248,7 +278,11 @@ class Executor:
             verdict = Verdict(AnswerStatus.UNKNOWN, result.outcome, "the provider could not be asked", retry)
             await self._answer(uow, effect, verdict)
             return
-        found = job.provider.operations(effect.operation).parse_read_back(job.operation, result.response)
+        try:
+            found = job.provider.operations(effect.operation).parse_read_back(job.operation, result.response)
+        except (Invalid, Transient) as error:
+            await self._answer(uow, effect, Verdict(AnswerStatus.UNKNOWN, error.code, error.detail, UNKNOWN_RETRY_S))
+            return
         if found is not None:
             effect.provider_ref, effect.result = found.provider_ref, dict(found.result)
             await self._answer(uow, effect, Verdict(AnswerStatus.APPLIED))
@@ -271,6 +305,19 @@ class Executor:
         effect.updated_at = self._clock.now()
         self._desk.answer(uow, effect, verdict)
         await effects.save(uow.connection, effect)
+
+
+def _impossible(effect: Effect, error: Invalid | Terminal) -> Verdict:
+    """Return the answer when no request can be made: a refusal only if none was ever sent."""
+    if effect.state == "reserved":
+        return Verdict(AnswerStatus.REFUSED, error.code, error.detail)
+    return Verdict(AnswerStatus.UNKNOWN, _NEEDS_SETTLEMENT.code, f"{_NEEDS_SETTLEMENT.detail}: {error.detail}")
+
+
+def _not_applied(before: str, code: str, detail: str, retry_after_s: float) -> Verdict:
+    """Return the answer to an attempt without effect; what an earlier one did stays unknown if it was."""
+    status = AnswerStatus.UNKNOWN if before == "unknown" else AnswerStatus.TRANSIENT
+    return Verdict(status, code, detail, retry_after_s)
 
 
 def _parsed(job: _Job, effect: Effect, response: HttpResponse) -> Verdict:

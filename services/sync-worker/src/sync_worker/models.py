@@ -60,7 +60,10 @@ class Endpoint(Base, table=True):
 
 
 class Payment(Base, table=True):
-    """A canonical payment. `fence` orders the provider's snapshots, `version` our own changes; contact is sealed."""
+    """A canonical payment. `fence` orders the provider's snapshots, `version` our own changes; contact is sealed.
+
+    A snapshot need not know everything, so amounts and contact remember the fence of the snapshot they came from.
+    """
 
     __tablename__ = "payments"
     __table_args__ = (
@@ -79,6 +82,9 @@ class Payment(Base, table=True):
     currency: str | None = Field(sa_type=sa.Text)
     contact: bytes | None = Field(sa_column=sa.Column(BYTEA))
     fence: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    amount_fence: int | None = Field(sa_column=sa.Column(sa.BigInteger))
+    refunded_fence: int | None = Field(sa_column=sa.Column(sa.BigInteger))
+    contact_fence: int | None = Field(sa_column=sa.Column(sa.BigInteger))
     version: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
     occurred_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)

@@ -5,8 +5,10 @@ Provider code builds requests and parses answers; this module never knows which 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -63,9 +65,11 @@ class ProviderClient:
         self._clock = clock
         self._override = base_url_override.rstrip("/")
         self._clients: dict[str, httpx.AsyncClient] = {}
+        self._closing = False
 
     async def close(self) -> None:
-        """Close all pools."""
+        """Close all pools. A call that this cuts off is no evidence against its provider."""
+        self._closing = True
         for client in self._clients.values():
             await client.aclose()
         self._clients.clear()
@@ -80,6 +84,8 @@ class ProviderClient:
         finally:
             gauge(IN_FLIGHT).labels(slug).dec()
         seconds = self._clock.monotonic() - started
+        if self._closing:
+            return result
         counter(REQUESTS).labels(slug, plan.operation, result.outcome).inc()
         histogram(REQUEST_SECONDS).labels(slug, plan.operation).observe(seconds)
         self._reporter.record(
@@ -93,20 +99,27 @@ class ProviderClient:
         client = self._client(base)
         timeout = httpx.Timeout(plan.timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
         try:
-            async with client.stream(
-                request.method,
-                base + request.path,
-                params=dict(request.query),
-                headers=dict(request.headers),
-                data=dict(request.form) if request.form is not None else None,
-                json=dict(request.json) if request.json is not None else None,
-                auth=request.basic_auth,
-                timeout=timeout,
-            ) as answer:
+            # httpx bounds each read, so an answer that drips could outlive the effect's lease.
+            async with (
+                asyncio.timeout(plan.timeout_s),
+                client.stream(
+                    request.method,
+                    base + request.path,
+                    params=dict(request.query),
+                    headers=dict(request.headers),
+                    data=dict(request.form) if request.form is not None else None,
+                    json=dict(request.json) if request.json is not None else None,
+                    auth=request.basic_auth,
+                    timeout=timeout,
+                ) as answer,
+            ):
                 return _read(answer, await _body(answer))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             return CallResult("connect_error", None, provably_unsent=True)
-        except httpx.TimeoutException:
+        except (UnicodeEncodeError, httpx.InvalidURL, httpx.LocalProtocolError):
+            # A secret or reference of the connection that does not fit into HTTP: our side's fault.
+            return CallResult("client_error", None, provably_unsent=True)
+        except (TimeoutError, httpx.TimeoutException):
             return CallResult("timeout", None)
         except (httpx.TransportError, httpx.DecodingError, _TooLarge):
             return CallResult("server_error", None)
@@ -115,7 +128,9 @@ class ProviderClient:
         host = urlsplit(base).netloc
         if host not in self._clients:
             limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-            self._clients[host] = httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False)
+            # One pool serves all tenants, so no cookie of one may ride on another's request.
+            jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+            self._clients[host] = httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False, cookies=jar)
         return self._clients[host]
 
 
@@ -150,4 +165,4 @@ def _read(answer: httpx.Response, body: bytes) -> CallResult:
 def _retry_after(answer: httpx.Response) -> float | None:
     """Return the delta-seconds form of Retry-After, capped; the date form needs the provider's clock and is left."""
     text = answer.headers.get("retry-after", "")
-    return min(float(text), MAX_RETRY_AFTER_S) if text.isdigit() else None
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isdecimal() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from contracts.events.sync import PaymentChanged, PaymentStatus
@@ -33,8 +34,8 @@ class Seen:
 def merge(known: Payment | None, seen: Seen, now: datetime) -> Payment | None:
     """Return the payment after `seen`, or None when it changes nothing.
 
-    A snapshot with a greater fence wins. An older one, which arrived late, may only fill in what nobody knew yet
-    (amount, currency, contact): it never turns a status back.
+    The snapshot with the greatest fence decides the status, and of those that know an amount or contact the one with
+    the greatest fence decides that: the result is the same for every order of arrival.
     """
     snapshot = seen.snapshot
     if known is None:
@@ -50,29 +51,31 @@ def merge(known: Payment | None, seen: Seen, now: datetime) -> Payment | None:
             currency=snapshot.currency,
             contact=seen.contact,
             fence=snapshot.fence,
+            amount_fence=None if snapshot.amount is None else snapshot.fence,
+            refunded_fence=None if snapshot.amount_refunded is None else snapshot.fence,
+            contact_fence=None if seen.contact is None else snapshot.fence,
             version=1,
             occurred_at=snapshot.occurred_at,
             updated_at=now,
         )
-    newer = snapshot.fence > known.fence
-    changed = known.model_copy(
-        update={
-            "amount": known.amount if known.amount is not None and not newer else snapshot.amount or known.amount,
-            "currency": known.currency or snapshot.currency,
-            "contact": known.contact or seen.contact,
-        }
-    )
-    if newer:
-        changed.status = snapshot.status
-        changed.fence = snapshot.fence
-        changed.occurred_at = snapshot.occurred_at
-        if snapshot.amount_refunded is not None:
-            changed.amount_refunded = snapshot.amount_refunded
-    elif changed == known:
+    update: dict[str, Any] = {}
+    if snapshot.fence > known.fence:
+        update |= {"status": snapshot.status, "fence": snapshot.fence, "occurred_at": snapshot.occurred_at}
+    if snapshot.amount is not None and _is_newer(snapshot, known.amount_fence):
+        update |= {"amount": snapshot.amount, "amount_fence": snapshot.fence}
+    if snapshot.amount_refunded is not None and _is_newer(snapshot, known.refunded_fence):
+        update |= {"amount_refunded": snapshot.amount_refunded, "refunded_fence": snapshot.fence}
+    if seen.contact is not None and _is_newer(snapshot, known.contact_fence):
+        update |= {"contact": seen.contact, "contact_fence": snapshot.fence}
+    if known.currency is None and snapshot.currency is not None:
+        update["currency"] = snapshot.currency
+    if not update:
         return None
-    changed.version = known.version + 1
-    changed.updated_at = now
-    return changed
+    return known.model_copy(update=update | {"version": known.version + 1, "updated_at": now})
+
+
+def _is_newer(snapshot: PaymentSnapshot, fence: int | None) -> bool:
+    return fence is None or snapshot.fence > fence
 
 
 def changed_event(payment: Payment, previous: PaymentStatus | None, cause: str) -> PaymentChanged:

@@ -7,12 +7,19 @@ from typing import Final
 from chassis.clock import Clock
 from chassis.db.connection import is_unavailable
 from chassis.db.database import Database
+from chassis.sealing import SealError
+from chassis.telemetry.logs import logger
 from contracts.errors import PatchbayError
 from providers import registry
+from providers.provider import Provider
+from providers.sdk import HttpRequest
+from sync_worker.models import Connection
 from sync_worker.outbound import CallPlan, ProviderClient
 from sync_worker.repository import connections
 from sync_worker.routing import RouteTable
 from sync_worker.vault import Vault
+
+log = logger(__name__)
 
 # Three good probes reopen a route (health-monitor.md §4.4), so recovery is seen within a few seconds.
 PROBE_INTERVAL_S: Final = 1.0
@@ -46,21 +53,29 @@ class Prober:
         health = provider.manifest.health
         if health is None:
             return
-        async with self._database.connection() as connection:
-            candidates = await connections.live(connection, None, [slug])
-            if not candidates:
-                return
-            account = await self._vault.account(connection, candidates[0].id)
-        request = provider.probe(account)
-        if request is None:
+        asking = await self._first_able(provider)
+        if asking is None:
             return
+        connection, request = asking
         plan = CallPlan(
             provider=provider,
             capability=capability,
             operation="probe",
-            tenant=candidates[0].tenant,
-            credential=str(candidates[0].id),
+            tenant=connection.tenant,
+            credential=str(connection.id),
             timeout_s=health.probe.timeout_ms / 1000,
             probe=True,
         )
         await self._client.call(plan, request)
+
+    async def _first_able(self, provider: Provider) -> tuple[Connection, HttpRequest] | None:
+        """Return the oldest live connection that has the secrets for a probe, with its request."""
+        async with self._database.connection() as database:
+            for candidate in await connections.live(database, None, [provider.slug]):
+                try:
+                    request = provider.probe(await self._vault.account(database, candidate.id))
+                except (PatchbayError, SealError) as error:
+                    log.warning("connection_cannot_probe", connection=str(candidate.id), error=type(error).__name__)
+                    continue
+                return None if request is None else (candidate, request)
+        return None

@@ -43,7 +43,8 @@ class NewConnection(BaseModel):
 
     provider: Slug
     tenant: Slug
-    account_ref: str = Field(min_length=1, max_length=200)
+    # It becomes part of URLs and headers of provider calls, and Postgres has no NUL.
+    account_ref: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
     secrets: dict[str, SecretStr]
     options: dict[str, str] = Field(default_factory=dict)
     lane: Lane = Lane.STANDARD
@@ -163,7 +164,7 @@ class Api:
             found = await payments.get(connection, path_uuid(request, "payment_id"))
         if found is None:
             raise not_found("payment")
-        return json_response(found.model_dump(exclude={"contact", "fence"}))
+        return json_response(found.model_dump(exclude=set(payments.PRIVATE)))
 
     async def list_effects(self, request: Request) -> Response:
         """List effects at providers by key."""

@@ -77,8 +77,9 @@ class EndpointRegistry:
     def _configure(self, configured: EndpointConfigured) -> None:
         try:
             provider = registry.get(configured.provider)
-        except Invalid:
-            log.error("endpoint_of_unknown_provider", endpoint=configured.endpoint, provider=configured.provider)
+            provider.verifier(configured.options)
+        except (Invalid, ValueError):
+            log.error("endpoint_unusable", endpoint=configured.endpoint, provider=configured.provider)
             self._endpoints.pop(configured.endpoint, None)
             return
         opened = (self._open(configured, sealed) for sealed in configured.secrets)

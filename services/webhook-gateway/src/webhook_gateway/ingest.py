@@ -157,10 +157,11 @@ class Ingest:
             raise Refused("bad_encoding")
         inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
-            plain = inflater.decompress(request.body, self._max_body_bytes)
+            # One byte more than allowed tells a body of exactly the limit from a larger one.
+            plain = inflater.decompress(request.body, self._max_body_bytes + 1)
         except zlib.error:
             raise Refused("bad_encoding") from None
-        if inflater.unconsumed_tail:
+        if len(plain) > self._max_body_bytes:
             raise Refused("body_too_large")
         if not inflater.eof or inflater.unused_data:
             raise Refused("bad_encoding")
@@ -186,7 +187,8 @@ class Ingest:
         """Write all items or raise `Transient`: a batch is acknowledged as a whole, duplicates are the inbox's work."""
         digest = hashlib.sha256(arrival.request.body).hexdigest()
         sends = []
-        count = len(items) if arrival.endpoint.provider.webhook.items == "array" else 0
+        unread = bool(items) and items[0].data is arrival.request.body
+        count = len(items) if arrival.endpoint.provider.webhook.items == "array" and not unread else 0
         for index, item in enumerate(items):
             attributes = self._attributes(arrival, verified, item, (index, count), (encoding, digest))
             envelope = Envelope(

@@ -9,7 +9,8 @@ from chassis.telemetry.metrics import Metric
 DELIVERIES = Metric(
     "gateway_deliveries_total",
     "counter",
-    "Webhook requests by provider and outcome: accepted, a rejection reason, unavailable, or unknown_endpoint.",
+    "Webhook requests by provider and outcome: accepted, a rejection reason, unavailable, sender_left or"
+    " unknown_endpoint.",
     ("provider", "outcome"),
 )
 ACK_SECONDS = Metric(

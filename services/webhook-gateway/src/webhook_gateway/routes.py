@@ -24,8 +24,16 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 
+# A length of more digits is over any limit, and Python refuses to read thousands of them.
+_MAX_LENGTH_DIGITS: Final = 18
+
+
 class _TooLarge(Exception):  # noqa: N818 (a verdict, answered with 413)
     """The body passed the limit, declared or counted."""
+
+
+class _SenderLeft(Exception):  # noqa: N818 (nobody is there to be answered)
+    """The connection was closed before the body was complete."""
 
 
 class Hooks:
@@ -59,7 +67,13 @@ class Hooks:
             counter(DELIVERIES).labels("", "unknown_endpoint").inc()
             await _reply(send, _problem(404, "unknown_endpoint", "no such endpoint"))
             return
-        await _reply(send, await self._serve(endpoint, scope, receive))
+        try:
+            answer = await self._serve(endpoint, scope, receive)
+        except _SenderLeft:
+            # A part of a body proves nothing: neither its signature nor a rejection of it would mean anything.
+            counter(DELIVERIES).labels(endpoint.provider.slug, "sender_left").inc()
+            return
+        await _reply(send, answer)
         histogram(ACK_SECONDS).labels(endpoint.provider.slug).observe(self._clock.monotonic() - started)
 
     async def _serve(self, endpoint: Endpoint, scope: dict[str, Any], receive: Receive) -> Answer:
@@ -87,15 +101,19 @@ class Hooks:
         return _explained(answer)
 
     async def _read(self, headers: dict[str, list[str]], receive: Receive) -> bytes:
-        """Return the body; raises `_TooLarge` by Content-Length at once, and by counted bytes while streaming."""
+        """Return the body; raises `_TooLarge` by Content-Length at once, and by counted bytes while streaming.
+
+        Raises `_SenderLeft` when the connection closes before the end of the body.
+        """
         declared = headers.get("content-length", ["0"])[0]
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        # `isdecimal`: a Latin-1 superscript is a digit to Python, and still no number.
+        if declared.isdecimal() and (len(declared) > _MAX_LENGTH_DIGITS or int(declared) > self._max_body_bytes):
             raise _TooLarge
         body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return bytes(body)
+                raise _SenderLeft
             body += message.get("body", b"")
             if len(body) > self._max_body_bytes:
                 raise _TooLarge

@@ -9,13 +9,5 @@ from chassis.kafka.rows import Row
 
 
 async def insert(connection: Connection, rows: Sequence[Row]) -> None:
-    """Write rows in the caller's transaction, in one round trip."""
-    topics, keys, values, headers = zip(*rows, strict=True)
-    await connection.execute(
-        """INSERT INTO outbox (topic, key, value, headers)
-           SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[])""",
-        topics,
-        keys,
-        values,
-        headers,
-    )
+    """Write rows in the caller's transaction; COPY costs half the CPU of an `unnest` insert (stack.md §6)."""
+    await connection.copy_records_to_table("outbox", records=rows, columns=Row._fields)

@@ -61,14 +61,13 @@ def add_shared_tables(metadata: sa.MetaData) -> None:
     sa.Table(
         "outbox",
         metadata,
+        sa.Column("xid", Xid8, primary_key=True, server_default=sa.text("pg_current_xact_id()")),
         sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
-        sa.Column("xid", Xid8, nullable=False, server_default=sa.text("pg_current_xact_id()")),
         sa.Column("topic", sa.Text, nullable=False),
         sa.Column("key", BYTEA),
         sa.Column("value", BYTEA),
         sa.Column("headers", BYTEA, nullable=False),
         sa.Column("at", INSTANT, nullable=False, server_default=now),
-        sa.Index(None, "xid", "id"),
     )
     sa.Table(
         "parked_keys",

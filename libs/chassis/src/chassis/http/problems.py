@@ -110,11 +110,16 @@ async def render(request: Request, error: Exception) -> Response:
     if isinstance(error, Terminal):
         return Problem(409, error.code, error.detail).response()
     if isinstance(error, Transient) or is_unavailable(error):
-        log.warning("request_unavailable", path=request.url.path, error=type(error).__name__)
+        log.warning("request_unavailable", route=_route(request), error=type(error).__name__)
         headers = {"retry-after": str(RETRY_AFTER_S)}
         return Problem(503, "unavailable", "try again later", headers=headers).response()
-    log.error("request_failed", path=request.url.path, exc_info=error)
+    log.error("request_failed", route=_route(request), exc_info=error)
     return Problem(500, "internal_error", "the error was logged").response()
+
+
+def _route(request: Request) -> str:
+    """Return the route's template: the path itself may hold a customer's id, which no log may."""
+    return str(getattr(request.scope.get("route"), "path", "unmatched"))
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

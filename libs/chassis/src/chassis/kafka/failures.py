@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -114,7 +114,7 @@ class FailedRecord:
     origin: Origin
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: Sequence[tuple[str, bytes]]
 
 
 def retry_row(failed: FailedRecord, topic: Topic, delay: str, due_ms: int, error: Exception) -> Row:

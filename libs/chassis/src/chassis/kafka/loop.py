@@ -194,16 +194,18 @@ class BatchLoop:
     async def _settle_all(self, records: Sequence[ConsumerRecord]) -> None:
         good: list[Message] = []
         for record in records:
-            foreign = record.topic not in self._topics and self._foreign(record)
-            if foreign:
+            if record.topic in self._topics:
+                origin = Origin(record.topic, record.partition, record.offset)
+            elif self._foreign(record):
                 continue
-            origin = origin_of(record)
+            else:
+                origin = origin_of(record)
             try:
                 envelope = from_record(record.value, record.headers)
             except Invalid as error:
                 await self._give_up(self._failed(record, origin), error)
                 continue
-            good.append(Message(envelope, record.key, origin, list(record.headers)))
+            good.append(Message(envelope, record.key, origin, record.headers))
         await self._settle(good)
 
     def _foreign(self, record: ConsumerRecord) -> bool:
@@ -254,11 +256,12 @@ class BatchLoop:
         parked = await parking.lock_parked(uow.connection, self.consumer, keys)
         ready, followers = self._sort_by_turn(messages, parked)
         await parking.park_records(uow.connection, self.consumer, [_parked(m) for m in followers])
-        new = await inbox.claim(uow.connection, self.consumer, [self._dedupe_id(m) for m in ready])
+        identified = [(self._dedupe_id(message), message) for message in ready]
+        new = await inbox.claim(uow.connection, self.consumer, [identifier for identifier, _ in identified])
         fresh: list[Message] = []
-        for message in ready:
-            if self._dedupe_id(message) in new:
-                new.discard(self._dedupe_id(message))
+        for identifier, message in identified:
+            if identifier in new:
+                new.discard(identifier)
                 fresh.append(message)
         if fresh:
             await self._handler(uow, fresh)
@@ -301,7 +304,7 @@ class BatchLoop:
     # --- failures -----------------------------------------------------------------------------------------------------
 
     def _failed(self, record: ConsumerRecord, origin: Origin) -> FailedRecord:
-        return FailedRecord(self.consumer, origin, record.key, record.value, list(record.headers))
+        return FailedRecord(self.consumer, origin, record.key, record.value, record.headers)
 
     async def _give_up(self, failed: FailedRecord, error: Exception) -> None:
         """Route one record to a delayed retry, parking its key, or to the dead-letter topic; once per attempt."""
@@ -390,7 +393,7 @@ def _parked(message: Message) -> parking.ParkedRecord:
         partition=message.origin.partition,
         offset=message.origin.offset,
         value=message.envelope.data,
-        headers=pack_headers(message.headers),
+        headers=pack_headers(list(message.headers)),
     )
 
 

@@ -110,17 +110,15 @@ class Publisher:
         producer = self._running()
         try:
             by_partition: dict[tuple[str, int], list[Row]] = defaultdict(list)
+            counts = {topic: len(await producer.partitions_for(topic)) for topic in {row.topic for row in rows}}
             for row in rows:
-                by_partition[row.topic, await self._partition(producer, row)].append(row)
+                partition = partition_for(row.key, counts[row.topic]) if row.key is not None else 0
+                by_partition[row.topic, partition].append(row)
             sends = [self._send_partition(producer, *target, group) for target, group in by_partition.items()]
             await asyncio.gather(*(future for futures in await asyncio.gather(*sends) for future in futures))
         except _WEDGED:
             await self._rebuild(producer)
             raise
-
-    async def _partition(self, producer: AIOKafkaProducer, row: Row) -> int:
-        partitions = await producer.partitions_for(row.topic)
-        return partition_for(row.key, len(partitions)) if row.key is not None else 0
 
     async def _send_partition(
         self, producer: AIOKafkaProducer, topic: str, partition: int, rows: Sequence[Row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from opentelemetry.trace import Span
 
@@ -36,8 +36,7 @@ class ConsumerRecord(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """The source position of a record, and how often it has failed: 0 for one that comes straight from its topic."""
 
     topic: str
@@ -63,7 +62,7 @@ class Message:
     envelope: Envelope
     key: bytes | None
     origin: Origin
-    headers: Headers = field(repr=False)
+    headers: Sequence[tuple[str, bytes]] = field(repr=False)
     span: Span | None = field(default=None, repr=False)
 
     @property
@@ -78,10 +77,8 @@ class Message:
 
 
 def origin_of(record: ConsumerRecord) -> Origin:
-    """Return where a record first stood; trusts the loop's own headers on retry topics."""
+    """Return where a record of a retry topic first stood, from the headers that the loop wrote."""
     headers = dict(record.headers)
-    if H_TOPIC not in headers:
-        return Origin(record.topic, record.partition, record.offset)
     return Origin(
         topic=headers[H_TOPIC].decode(),
         partition=int(headers[H_PARTITION]),

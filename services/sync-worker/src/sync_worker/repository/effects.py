@@ -23,7 +23,11 @@ _SUMMARY: Final = """key, saga_id, step, tenant, operation, provider, state, cod
 
 
 async def lock(connection: Connection, key: str) -> Effect | None:
-    """Return an effect, locked until the transaction ends; waits for another transaction on it."""
+    """Return an effect, locked until the transaction ends; waits for another transaction on it.
+
+    A key without a row is locked too: two first commands (a zombie's, an undo beside its do) must not both be first.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", key)
     row = await connection.fetchrow(f"SELECT {_NAMES} FROM effects WHERE key = $1 FOR UPDATE", key)  # noqa: S608
     return Effect(**dict(row)) if row else None
 

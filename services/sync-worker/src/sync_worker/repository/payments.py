@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from chassis.db.connection import Connection
+from contracts.errors import Transient
 from sync_worker.models import Payment
 
 _COLUMNS: Final = {
@@ -21,6 +22,9 @@ _COLUMNS: Final = {
     "currency": "text",
     "contact": "bytea",
     "fence": "bigint",
+    "amount_fence": "bigint",
+    "refunded_fence": "bigint",
+    "contact_fence": "bigint",
     "version": "bigint",
     "occurred_at": "timestamptz",
     "updated_at": "timestamptz",
@@ -28,8 +32,9 @@ _COLUMNS: Final = {
 _NAMES: Final = ", ".join(_COLUMNS)
 _ARRAYS: Final = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_COLUMNS.values(), start=1))
 _CHANGES: Final = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "id")
-# The contact is personal and sealed: no list shows it.
-_PUBLIC: Final = ", ".join(name for name in _COLUMNS if name not in ("contact", "fence"))
+# The contact is personal and sealed, the fences say nothing to a reader: neither is ever shown.
+PRIVATE: Final = frozenset({"contact", "fence", "amount_fence", "refunded_fence", "contact_fence"})
+_PUBLIC: Final = ", ".join(name for name in _COLUMNS if name not in PRIVATE)
 
 
 async def lock(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Payment]:
@@ -42,18 +47,21 @@ async def lock(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Paymen
 
 
 async def upsert(connection: Connection, payments: Sequence[Payment]) -> None:
-    """Write payments as they are now.
+    """Write payments as they are now, all or none.
 
-    The version fence stands in the statement too: should another member have written a newer one meanwhile (a lane of
-    its own, a zombie), its row stays.
+    Raises `Transient` (`payment_moved`) when another member wrote one since `lock`, which can only be a first insert (a
+    lane of its own, a zombie): the whole unit of work must be done again on top of its row.
     """
     ordered = sorted(payments, key=lambda payment: payment.id)
     columns = [[getattr(payment, name) for payment in ordered] for name in _COLUMNS]
-    await connection.execute(
+    written = await connection.fetch(
         f"""INSERT INTO payments ({_NAMES}) SELECT * FROM unnest({_ARRAYS})
-            ON CONFLICT (id) DO UPDATE SET {_CHANGES} WHERE payments.version < excluded.version""",  # noqa: S608
+            ON CONFLICT (id) DO UPDATE SET {_CHANGES} WHERE payments.version < excluded.version
+            RETURNING id""",  # noqa: S608
         *columns,
     )
+    if len(written) < len(ordered):
+        raise Transient("payment_moved", "another member wrote this payment first")
 
 
 async def get(connection: Connection, payment_id: UUID) -> Payment | None:

@@ -1,0 +1,38 @@
+"""The sandbox put together: control routes, simulated APIs, probes and metrics in one ASGI app."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Route
+
+from chassis.clock import Clock
+from chassis.http.server import build_app
+from sandbox.api import ProviderApis
+from sandbox.catalogue import load
+from sandbox.control import Control, routes
+from sandbox.deliveries import DeliveryDesk
+from sandbox.faults import FaultDesk
+from sandbox.settings import Settings
+from sandbox.world import World
+
+
+class Sandbox:
+    """One sandbox. `app` serves it; call `close` when it is no longer served."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.world = World(clock)
+        self.faults = FaultDesk()
+        self.desk = DeliveryDesk(self.world, clock, settings.allowed_hosts)
+        self.app = self._build(clock)
+
+    def _build(self, clock: Clock) -> Starlette:
+        apis = ProviderApis(load(self.world), self.faults, clock)
+        # A class instance as endpoint is a bare ASGI app; every method belongs to the simulated API.
+        everything: list[BaseRoute] = [Route("/{slug}/{path:path}", apis)]
+        app = build_app(routes(Control(self.world, self.faults, self.desk)), live=list, ready=list)
+        app.router.routes.extend(everything)
+        return app
+
+    async def close(self) -> None:
+        """Drop what is on its way."""
+        await self.desk.close()

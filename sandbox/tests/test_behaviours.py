@@ -1,0 +1,120 @@
+"""Every behaviour against the requests that provider code builds, and what provider code reads from its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
+import pytest
+
+from providers import registry
+from providers.fixtures import ApiCase
+from providers.provider import Provider
+from providers.sdk import Account, Applied, HttpRequest, HttpResponse
+from sandbox.app import Sandbox
+from sandbox.catalogue import has_behaviour
+
+pytestmark = pytest.mark.asyncio
+
+Asker = Callable[[Provider, HttpRequest], Coroutine[Any, Any, httpx.Response]]
+CASES = [
+    pytest.param(provider, case, id=f"{provider.slug}-{case.name}")
+    for provider in registry.all_providers()
+    if has_behaviour(provider.slug)
+    for case in provider.api_cases()
+]
+PROBED = [provider for provider in registry.all_providers() if provider.manifest.health is not None]
+
+
+def read(answer: httpx.Response) -> HttpResponse:
+    return HttpResponse(answer.status_code, dict(answer.headers), answer.json())
+
+
+@pytest.mark.parametrize(("provider", "case"), CASES)
+async def test_operation_is_applied_as_the_provider_code_expects(
+    provider: Provider, case: ApiCase, ask: Asker, sandbox: Sandbox
+) -> None:
+    operations = provider.operations(case.operation_name)
+    applied = operations.parse(read(await ask(provider, operations.build(case.operation, case.account))))
+    assert isinstance(applied, Applied)
+    assert [(one.provider, one.operation, one.ref) for one in sandbox.world.effects] == [
+        (provider.slug, case.operation_name, applied.provider_ref)
+    ]
+
+
+@pytest.mark.parametrize(("provider", "case"), CASES)
+async def test_repeated_request_has_a_second_effect_only_without_idempotency(
+    provider: Provider, case: ApiCase, ask: Asker, sandbox: Sandbox
+) -> None:
+    operations = provider.operations(case.operation_name)
+    spec = provider.manifest.operation(case.operation_name)
+    assert spec is not None
+    first, second = [await ask(provider, operations.build(case.operation, case.account)) for _ in range(2)]
+    if spec.idempotency.kind == "none":
+        assert len(sandbox.world.effects) == 2
+    else:
+        assert len(sandbox.world.effects) == 1
+        assert first.json() == second.json()
+
+
+@pytest.mark.parametrize(("provider", "case"), CASES)
+async def test_read_back_finds_the_effect_and_nothing_before(provider: Provider, case: ApiCase, ask: Asker) -> None:
+    operations = provider.operations(case.operation_name)
+    asked = operations.read_back(case.operation, case.account)
+    if asked is None:
+        spec = provider.manifest.operation(case.operation_name)
+        assert spec is not None
+        assert not spec.read_back
+        return
+    assert operations.parse_read_back(case.operation, read(await ask(provider, asked))) is None
+    applied = operations.parse(read(await ask(provider, operations.build(case.operation, case.account))))
+    found = operations.parse_read_back(case.operation, read(await ask(provider, asked)))
+    assert isinstance(applied, Applied)
+    assert found is not None
+    assert found.provider_ref == applied.provider_ref
+
+
+@pytest.mark.parametrize(("provider", "case"), CASES)
+async def test_effects_of_two_accounts_are_separate(
+    provider: Provider, case: ApiCase, ask: Asker, sandbox: Sandbox
+) -> None:
+    operations = provider.operations(case.operation_name)
+    other = Account("other", dict.fromkeys(case.account.secrets, "other"), case.account.options)
+    for account in (case.account, other):
+        assert (await ask(provider, operations.build(case.operation, account))).is_success
+    assert len({one.account for one in sandbox.world.effects}) == 2
+
+
+@pytest.mark.parametrize("provider", PROBED, ids=lambda provider: provider.slug)
+async def test_probe_answers_with_credentials_only(provider: Provider, ask: Asker) -> None:
+    secrets = {provider.api.auth.secret: "test-secret"}
+    probe = provider.probe(Account("test-account", secrets))
+    assert probe is not None
+    health = provider.manifest.health
+    assert health is not None
+    assert (await ask(provider, probe)).status_code in health.probe.expect
+    refused = await ask(provider, HttpRequest(method=probe.method, path=probe.path))
+    assert refused.status_code == 401
+    assert refused.json()
+
+
+@pytest.mark.parametrize("provider", PROBED, ids=lambda provider: provider.slug)
+async def test_unknown_path_is_not_found(provider: Provider, ask: Asker) -> None:
+    request = provider.authorise(HttpRequest(method="GET", path="/nothing/here"), Account("a", _secrets(provider)))
+    assert (await ask(provider, request)).status_code == 404
+
+
+async def test_unregistered_provider_is_not_played(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/nosuchprovider/v1/refunds")
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/metrics"])
+async def test_probes_of_the_sandbox_itself(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 200
+
+
+def _secrets(provider: Provider) -> dict[str, str]:
+    return {provider.api.auth.secret: "test-secret"}

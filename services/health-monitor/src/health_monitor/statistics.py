@@ -1,0 +1,54 @@
+"""Call statistics by route and minute; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, get_args
+
+from contracts.events.sync import CallsObserved, Outcome
+
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+
+RouteKey = tuple[str, str]  # (provider, capability)
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Calls of one route in one minute."""
+
+    counts: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    latency_ms_sum: float = 0.0
+    latency_ms_max: float = 0.0
+
+
+def by_minute(observed: Iterable[CallsObserved]) -> dict[tuple[str, str, datetime], Bucket]:
+    """Sum calls up by provider, capability and the minute in which the worker saw them."""
+    buckets: dict[tuple[str, str, datetime], Bucket] = {}
+    for calls in observed:
+        minute = calls.observed_at.replace(second=0, microsecond=0)
+        bucket = buckets.setdefault((calls.provider, calls.capability, minute), Bucket())
+        for run in calls.runs:
+            bucket.counts[run.outcome] += run.count
+            bucket.latency_ms_sum += run.latency_ms_sum
+            bucket.latency_ms_max = max(bucket.latency_ms_max, run.latency_ms_max)
+    return buckets
+
+
+def summary(totals: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the API says about one window: counts, success rate and latency; null where there were no calls.
+
+    The success rate leaves out client errors and throttling, as the detector does.
+    """
+    counts = {outcome: int((totals or {}).get(outcome) or 0) for outcome in OUTCOMES}
+    calls = sum(counts.values())
+    judged = calls - counts["client_error"] - counts["throttled"]
+    latency = totals if totals is not None and calls else None
+    return {
+        "calls": calls,
+        "outcomes": counts,
+        "success_rate": round(counts["success"] / judged, 4) if judged else None,
+        "latency_ms_mean": round(latency["latency_ms_sum"] / calls, 3) if latency else None,
+        "latency_ms_max": latency["latency_ms_max"] if latency else None,
+    }
