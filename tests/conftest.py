@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +18,7 @@ class Platform:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        lines = stack.environment_file.read_text().splitlines()
-        self.env = {name: shlex.split(value)[0] for name, _, value in (line.partition("=") for line in lines) if value}
+        self.env = stack.environment()
         self.api = httpx.Client(headers={"authorization": f"Bearer {self.env['PATCHBAY_TOKEN']}"}, timeout=20)
 
 

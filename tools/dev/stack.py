@@ -5,6 +5,7 @@ It never signals a process that it did not start.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -212,8 +213,14 @@ class Stack:
         owners = [spec for spec in self.specs if spec.database is not None]
         urls = {spec.name: self.postgres.create_database(str(spec.database), str(spec.database)) for spec in owners}
         write_private(self._databases, json.dumps(urls, indent=2) + "\n")
+        # Beside the cluster that it speaks of: whoever deletes one deletes the other.
+        stamp = self.run_dir / "postgres" / "migrations.sha256"
+        digest = _migrations_digest()
+        if stamp.is_file() and stamp.read_text() == digest:
+            return
         with self._progress.step(f"migrating {len(owners)} databases"):
             self._in_parallel([partial(self._migrate, spec) for spec in owners])
+        stamp.write_text(digest)
 
     def _start_redis(self) -> None:
         with self._progress.step("starting Redis"):
@@ -308,3 +315,13 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.down()
+
+
+def _migrations_digest() -> str:
+    """Return a digest of everything that a migration is made of; equal means that there is nothing to migrate."""
+    digest = hashlib.sha256()
+    for path in sorted(
+        [*ROOT.glob("services/*/src/*/migrations/**/*.py"), *ROOT.glob("libs/chassis/src/chassis/db/*.py")]
+    ):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,1 +1,1 @@
-"""."""
+"""The `patchbay` command."""

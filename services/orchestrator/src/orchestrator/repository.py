@@ -74,10 +74,9 @@ async def due_timers(connection: Connection, now: datetime, limit: int) -> list[
 
 
 async def take_timer(connection: Connection, saga_id: UUID, step: str, now: datetime) -> Timer | None:
-    """Remove and return a timer; None when another replica takes it, or it is no longer due."""
+    """Remove and return a timer; None when another replica took it, or it is no longer due."""
     row = await connection.fetchrow(
-        """DELETE FROM timers WHERE ctid IN (SELECT ctid FROM timers WHERE saga_id = $1 AND step = $2 AND due_at <= $3
-                                             FOR UPDATE SKIP LOCKED)
+        """DELETE FROM timers WHERE saga_id = $1 AND step = $2 AND due_at <= $3
            RETURNING saga_id, step, attempt, due_at""",
         *(saga_id, step, now),
     )

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Final, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from chassis.kafka.broker import FETCH_MAX_WAIT_MS
 from chassis.kafka.records import ConsumerRecord
-from contracts.errors import Invalid
+from contracts.errors import Invalid, Transient
 from contracts.topics import physical_topics
 
 _POLL_MS: Final = 500
@@ -25,7 +26,8 @@ async def tail(
     """Yield the records of a declared topic, retry and dead-letter topics included, and follow it for ever.
 
     Order holds within a partition. A time as `start` begins with the records that were written at it or later. Raises
-    `Invalid` (`unknown_topic`), and aiokafka's errors when the broker is away. Close the generator to disconnect.
+    `Invalid` (`unknown_topic`), and `Transient` (`broker_unavailable`) when the broker is away. Close the generator to
+    disconnect.
     """
     known = {one.name: one.partitions for one in physical_topics()}
     if topic not in known:
@@ -33,8 +35,8 @@ async def tail(
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=FETCH_MAX_WAIT_MS
     )
-    await consumer.start()
     try:
+        await consumer.start()
         partitions = [TopicPartition(topic, index) for index in range(known[topic])]
         consumer.assign(partitions)
         await _seek(consumer, partitions, start)
@@ -42,6 +44,8 @@ async def tail(
             for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                 for record in records:
                     yield record
+    except KafkaError as error:
+        raise Transient("broker_unavailable", f"{bootstrap}: {type(error).__name__}") from error
     finally:
         await consumer.stop()
 

@@ -1,0 +1,151 @@
+"""The commands of `patchbay`; each only reads its arguments, asks one module, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from contracts.errors import Invalid
+from patchbay import demo as demo_story
+from patchbay import output, sending, tailing, traces
+from patchbay.client import Platform
+from patchbay.environment import CliError, load_environment
+from providers import registry
+
+_typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a running Patchbay, and play with it.")
+_SUMMARY: Final = ("received_at", "provider", "outcome", "reason", "event_type", "entity", "tenant", "trace_id", "id")
+
+
+class Spoil(StrEnum):
+    """How `send` spoils a delivery."""
+
+    NONE = "none"
+    BODY = "body"
+    SIGNATURE = "signature"
+    STALE = "stale"
+    FUTURE = "future"
+
+
+def app() -> None:
+    """Run the command line; a known failure prints its message and ends with 1."""
+    try:
+        _typer()
+    except (CliError, Invalid) as error:
+        output.console(stderr=True).print(f"patchbay: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@_typer.command()
+def providers() -> None:
+    """List the providers that Patchbay knows."""
+    rows = []
+    for provider in registry.all_providers():
+        manifest = provider.manifest
+        scheme = manifest.webhook.signature.scheme if manifest.webhook else "-"
+        operations = ", ".join(operation.name for operation in manifest.operations) or "-"
+        rows.append((provider.slug, manifest.name, manifest.tier, scheme, operations))
+    output.console().print(output.table(("slug", "name", "tier", "scheme", "operations"), rows))
+
+
+@_typer.command()
+def send(
+    provider: str,
+    *,
+    endpoint_url: Annotated[str, typer.Option(help="the endpoint's URL as the connection shows it")],
+    secret: Annotated[str, typer.Option(envvar="PATCHBAY_WEBHOOK_SECRET", help="the sender's half of the secret")],
+    fixture: Annotated[str, typer.Option(help="a name from the provider's fixtures/webhooks")],
+    tamper: Annotated[Spoil, typer.Option(help="how to spoil the delivery")] = Spoil.NONE,
+    copies: Annotated[int, typer.Option(min=1, max=1000)] = 1,
+    fresh: Annotated[str, typer.Option(help="suffix that gives events and entities new ids")] = "",
+) -> None:
+    """Sign a fixture as PROVIDER would and send it. Ends with 1 unless every copy was answered with 2xx."""
+    order = sending.Order(provider, endpoint_url, secret, fixture, tamper.value, copies, fresh)
+    answers = sending.send(order)
+    out = output.console()
+    for number, (status, latency_ms) in enumerate(answers, start=1):
+        out.print(f"{number}: {status} in {latency_ms:.1f} ms")
+    if not all(200 <= status < 300 for status, _ in answers):  # noqa: PLR2004 (2xx)
+        raise typer.Exit(1)
+
+
+@_typer.command()
+def tail(
+    topic: str,
+    *,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="all that the topic still holds")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="stop after so many records")] = None,
+) -> None:
+    """Follow TOPIC: key, type, id, trace and data of each record."""
+    out = output.console()
+    left = count
+
+    def see(record: tailing.Shown) -> bool:
+        nonlocal left
+        out.print(record.lines(), markup=False, soft_wrap=True)
+        left = None if left is None else left - 1
+        return left == 0
+
+    bootstrap = load_environment()["KAFKA_BOOTSTRAP"]
+    tailing.follow(bootstrap, topic, "beginning" if from_beginning else "end", see, None)
+
+
+@_typer.command()
+def deliveries(
+    delivery_id: Annotated[str | None, typer.Argument(help="show this one, with its body")] = None,
+    *,
+    provider: Annotated[str | None, typer.Option()] = None,
+    outcome: Annotated[str | None, typer.Option(help="accepted, duplicate or rejected")] = None,
+    event_type: Annotated[str | None, typer.Option("--type")] = None,
+    entity: Annotated[str | None, typer.Option(help="kind:id, as the list shows it")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+) -> None:
+    """Search the ledger of deliveries, newest first, or show one."""
+    with Platform(load_environment()) as platform:
+        if delivery_id is not None:
+            _dump(platform.get("LEDGER_URL", f"/v1/deliveries/{delivery_id}"))
+            return
+        query = {"provider": provider, "outcome": outcome, "type": event_type, "entity": entity, "limit": limit}
+        found = platform.get("LEDGER_URL", "/v1/deliveries", **query)["items"]
+    output.console().print(output.table(_SUMMARY, ([item[name] for name in _SUMMARY] for item in found)))
+
+
+@_typer.command()
+def trace(trace_id: str) -> None:
+    """Print a trace as a tree across services."""
+    environment = load_environment()
+    spans = traces.read_spans(environment.traces, trace_id)
+    if not spans:
+        raise CliError(f"no span of {trace_id} in {environment.traces}")
+    output.console().print(traces.tree(trace_id, spans))
+
+
+@_typer.command()
+def saga(saga_id: str) -> None:
+    """Print the timeline of a saga."""
+    with Platform(load_environment()) as platform:
+        found = platform.get("ORCHESTRATOR_URL", f"/v1/sagas/{saga_id}")
+    out = output.console()
+    out.print(f"{found['definition']} v{found['version']}  {found['status']}  tenant {found['tenant']}", markup=False)
+    rows = [(one["seq"], one["at"], one["entry"], one["step"], json.dumps(one["detail"])) for one in found["timeline"]]
+    out.print(output.table(("seq", "at", "entry", "step", "detail"), rows))
+
+
+@_typer.command()
+def demo() -> None:
+    """Play a day in the life of a business; ends with 0 only if every station was seen."""
+    with Platform(load_environment()) as platform:
+        raise typer.Exit(demo_story.play(platform, output.console()))
+
+
+def _dump(value: Any) -> None:
+    output.console().print(json.dumps(value, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

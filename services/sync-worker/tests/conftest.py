@@ -1,0 +1,346 @@
+"""Providers that do not exist, a client whose answers are scripted, and a desk with its executor on a real database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from chassis.db.database import Database
+from chassis.sealing import Keyring
+from chassis.testing.clock import ManualClock
+from chassis.testing.harness import rows
+from chassis.testing.postgres import PostgresAdmin
+from chassis.testing.service_kit import LocalIssuer, service_database
+from contracts.codec import decode, encode
+from contracts.envelope import Envelope
+from contracts.errors import Invalid, Transient
+from contracts.events.health import RouteChanged, RouteState
+from contracts.events.orchestrator import Command, RefundPayment, SendMessage
+from contracts.events.sync import CommandAnswered
+from contracts.ids import effect_key, uuid7
+from contracts.topics import SYNC_RESULTS
+from providers import registry
+from providers.manifest import Manifest
+from providers.provider import Provider
+from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, PaymentSnapshot
+from sync_worker import payments as rule
+from sync_worker.effects import EffectDesk
+from sync_worker.executor import Executor
+from sync_worker.models import Connection, Effect
+from sync_worker.outbound import CallPlan, CallResult
+from sync_worker.repository import connections, effects, payments
+from sync_worker.routing import RouteTable
+from sync_worker.vault import Vault
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+TENANT = "t1"
+LIFETIME = {"idempotency_lifetime_h": {"description": "hours that a key is known", "default": "", "pattern": "|[0-9]+"}}
+
+
+class Operations:
+    """One provider's operations: `id` is the effect's name, `code` a refusal; other words test the readers' errors."""
+
+    def build(self, operation: Any, account: Account) -> HttpRequest:
+        if account.account_ref == "no-sender":
+            raise Invalid("missing_option", "no sender is set", field="options.sender")
+        body = {
+            name: str(getattr(operation, name)) for name in ("amount", "recipient", "text") if hasattr(operation, name)
+        }
+        return HttpRequest("POST", "/effects", headers={"Idempotency-Key": operation.effect_key}, json=body)
+
+    def parse(self, response: HttpResponse) -> Applied | Declined:
+        if response.status >= 400:
+            return Declined(response.json["code"], "no")
+        return Applied(response.json["id"], {"status": "done"})
+
+    def read_back(self, operation: Any, account: Account) -> HttpRequest | None:
+        return None if account.account_ref == "mute" else HttpRequest("GET", f"/effects/{operation.effect_key}")
+
+    def parse_read_back(self, operation: Any, response: HttpResponse) -> Applied | None:  # noqa: ARG002 (protocol)
+        if "more" in response.json:
+            raise Transient("read_back_incomplete", "there is more")
+        if "id" not in response.json:
+            raise Invalid("unreadable_answer", "no id")
+        return Applied(response.json["id"]) if response.json["id"] else None
+
+
+class FakeProvider(Provider):
+    """A provider of which only the manifest's shape matters."""
+
+    def __init__(self, slug: str, *, read_back: bool, keyed: bool, operation: str, capability: str) -> None:
+        idempotency = {"kind": "header", "name": "Idempotency-Key"} if keyed else {"kind": "none"}
+        signature = {"scheme": "hmac", "header": "X-Signature", "encoding": "hex", "template": "{body}"}
+        document: dict[str, Any] = {
+            "schema": 1,
+            "slug": slug,
+            "name": slug,
+            "category": "test",
+            "docs": "https://docs.test/",
+            "owners": ["@tests"],
+            "tier": "bronze",
+            "capabilities": [capability],
+            "secrets": {
+                "webhook": {"description": "signing secret", "use": ["webhook"], "required": True},
+                "api_key": {"description": "key of the API", "use": ["api"], "required": False},
+            },
+            "options": LIFETIME,
+            "webhook": {"signature": signature, "event_id": ["body:/id"], "event_type": ["body:/type"]},
+            "api": {"base_url": "https://api.test", "auth": {"kind": "bearer", "secret": "api_key"}},
+            "operations": [
+                {
+                    "name": operation,
+                    "capability": capability,
+                    "class": "pinned",
+                    "idempotency": idempotency,
+                    "read_back": read_back,
+                    "timeout_s": 10,
+                }
+            ],
+            "health": {"probe": {"path": "/probe/{account_ref}", "timeout_ms": 500}},
+        }
+        super().__init__(Path("/nowhere"), Manifest.model_validate(document))
+
+    def operation_table(self) -> Mapping[str, Any]:
+        return {one.name: Operations() for one in self.manifest.operations}
+
+    def normalise(self, event_type: str, data: bytes) -> list[PaymentSnapshot]:
+        body = json.loads(data)
+        if event_type != "payment":
+            return []
+        if "external_id" not in body:
+            raise Invalid("unreadable_payload", "no external_id")
+        return [snapshot(**body)]
+
+
+PAYER = FakeProvider("payer", read_back=True, keyed=True, operation="payment.refund", capability="payments")
+MUTE = FakeProvider("mutepay", read_back=False, keyed=True, operation="payment.refund", capability="payments")
+TEXTER = FakeProvider("texter", read_back=True, keyed=False, operation="message.send", capability="messaging.sms")
+OTHER = FakeProvider("othertext", read_back=True, keyed=False, operation="message.send", capability="messaging.sms")
+
+
+def snapshot(external_id: str = "p1", **known: Any) -> PaymentSnapshot:
+    """Return a snapshot of a succeeded payment of 1000, but for what is given."""
+    defaults = {"status": "succeeded", "amount": 1000, "amount_refunded": None, "currency": "EUR", "fence": 10}
+    return PaymentSnapshot(external_id=external_id, occurred_at=START, **(defaults | known))
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Provider]:
+    """Let the registry hold the fake providers and no other."""
+    found: dict[str, Provider] = {one.slug: one for one in (PAYER, MUTE, TEXTER, OTHER)}
+
+    def get(slug: str) -> Provider:
+        if slug not in found:
+            raise Invalid("unknown_provider", "there is no such provider", field="provider")
+        return found[slug]
+
+    monkeypatch.setattr(registry, "get", get)
+    monkeypatch.setattr(
+        registry, "with_operation", lambda name: [p for p in found.values() if p.manifest.operation(name)]
+    )
+    return found
+
+
+def answered(status: int, document: Any = None, retry_after_s: float | None = None) -> CallResult:
+    """Return what the client makes of an answer with this status."""
+    response = HttpResponse(status, {}, document)
+    if status < 300:
+        return CallResult("success", response)
+    if status == 429:
+        return CallResult("throttled", response, retry_after_s=retry_after_s, provably_unsent=True)
+    return CallResult("server_error" if status >= 500 else "client_error", response)
+
+
+@dataclass
+class ScriptedClient:
+    """The port of the provider client: answers from `script`, in order; an exception in it is raised."""
+
+    script: list[CallResult | BaseException | Callable[[], Any]] = field(default_factory=list)
+    calls: list[tuple[CallPlan, HttpRequest]] = field(default_factory=list)
+
+    async def call(self, plan: CallPlan, request: HttpRequest) -> CallResult:
+        self.calls.append((plan, request))
+        step = self.script.pop(0)
+        if isinstance(step, BaseException):
+            raise step
+        result: CallResult = step if isinstance(step, CallResult) else await step()
+        return result
+
+    @property
+    def methods(self) -> list[str]:
+        return [request.method for _, request in self.calls]
+
+
+@dataclass
+class Desk:
+    """A sync worker without Kafka: commands in, answers out, provider calls as scripted."""
+
+    database: Database
+    keyring: Keyring
+    client: ScriptedClient = field(default_factory=ScriptedClient)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(START))
+    routes: RouteTable = field(default_factory=RouteTable)
+    saga: UUID = field(default_factory=uuid7)
+
+    def __post_init__(self) -> None:
+        self.vault = Vault(self.keyring)
+        self.desk = EffectDesk(self.keyring, self.routes, self.clock)
+        self.executor = self.new_executor()
+
+    def new_executor(self, width: int = 4) -> Executor:
+        client: Any = self.client
+        return Executor(
+            self.database, self.desk, client, vault=self.vault, routes=self.routes, clock=self.clock, width=width
+        )
+
+    async def connect(self, provider: Provider, account_ref: str = "acct", **knobs: Any) -> UUID:
+        """Store a live connection; `options` and `secrets` may be given."""
+        connection = Connection(
+            id=uuid7(),
+            tenant=knobs.get("tenant", TENANT),
+            provider=provider.slug,
+            account_ref=account_ref,
+            state="live",
+            options=knobs.get("options", {}),
+            created_at=self.clock.now(),
+            created_by="test",
+        )
+        secrets = knobs.get("secrets", {"webhook": "w", "api_key": "canary-api-key"})
+        async with self.database.unit_of_work() as uow:
+            sealed = self.vault.seal(connection.tenant, connection.id, secrets)
+            assert await connections.insert(uow.connection, connection, sealed, [])
+        return connection.id
+
+    async def pay(self, provider: Provider, connection: UUID, phone: str = "", **known: Any) -> UUID:
+        """Store a canonical payment."""
+        shot = snapshot(**known)
+        place = rule.contact_place(TENANT, provider.slug, shot.external_id)
+        contact = self.keyring.seal(json.dumps({"phone": phone}), place) if phone else None
+        payment = rule.merge(None, rule.Seen(TENANT, provider.slug, connection, shot, contact), self.clock.now())
+        assert payment is not None
+        async with self.database.unit_of_work() as uow:
+            await payments.upsert(uow.connection, [payment])
+        return payment.id
+
+    async def refundable(self, provider: Provider = PAYER, account_ref: str = "acct", **knobs: Any) -> UUID:
+        return await self.pay(provider, await self.connect(provider, account_ref, **knobs))
+
+    def refund(self, payment: UUID, attempt: int = 1, **fields: Any) -> RefundPayment:
+        direction = fields.get("direction", "do")
+        key = effect_key(str(self.saga), "refund", direction)
+        known = {"saga_id": self.saga, "step": "refund", "effect_key": key, "attempt": attempt, "tenant": TENANT}
+        return RefundPayment(**(known | {"payment_id": payment} | fields))
+
+    def message(self, payment: UUID, attempt: int = 1) -> SendMessage:
+        key = effect_key(str(self.saga), "notify", "do")
+        return SendMessage(
+            saga_id=self.saga,
+            step="notify",
+            effect_key=key,
+            attempt=attempt,
+            tenant=TENANT,
+            payment_id=payment,
+            text="Refunded.",
+        )
+
+    async def take(self, command: Command) -> None:
+        async with self.database.unit_of_work() as uow:
+            await self.desk.take(uow, command, "")
+
+    async def run(self, command: Command, *script: Any) -> CommandAnswered:
+        """Take a command, let the executor work until nothing is left to do, and return the newest answer."""
+        self.client.script += script
+        await self.take(command)
+        await self.work(command.effect_key)
+        return (await self.answers())[-1]
+
+    async def work(self, key: str) -> None:
+        for _ in range(2):  # a read-back that finds nothing is followed by a new request at once
+            await self.executor.execute(key)
+
+    async def answers(self) -> list[CommandAnswered]:
+        found = await rows(
+            self.database.dsn, "SELECT value FROM outbox WHERE topic = $1 ORDER BY id", SYNC_RESULTS.name
+        )
+        return [decode(CommandAnswered, row["value"]) for row in found]
+
+    async def effect(self, command: Command) -> Effect:
+        async with self.database.unit_of_work() as uow:
+            found = await effects.lock(uow.connection, command.effect_key)
+        assert found is not None
+        return found
+
+    def route(self, state: RouteState, epoch: int, provider: Provider = PAYER) -> None:
+        """Apply a route as the state reader would."""
+        changed = RouteChanged(
+            provider=provider.slug,
+            capability=provider.manifest.capabilities[0],
+            epoch=(1, epoch),
+            state=state,
+            share=0 if state is RouteState.DOWN else 100,
+            reason="test",
+            decided_at=START,
+        )
+        self.routes.apply("", Envelope(id="1", source="test", type=changed.TYPE, data=encode(changed)))
+
+    def later(self, **delta: float) -> None:
+        self.clock.advance(timedelta(**delta).total_seconds())
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What test files need from here: they cannot import a conftest."""
+
+    payer: Provider = PAYER
+    mute: Provider = MUTE
+    texter: Provider = TEXTER
+    other: Provider = OTHER
+    answered: Callable[..., CallResult] = answered
+    snapshot: Callable[..., PaymentSnapshot] = snapshot
+    start: datetime = START
+    unanswered: CallResult = field(default_factory=lambda: CallResult("timeout", None))
+    unsent: CallResult = field(default_factory=lambda: CallResult("connect_error", None, provably_unsent=True))
+
+
+@pytest.fixture(scope="session")
+def kit() -> Kit:
+    return Kit()
+
+
+@pytest.fixture(scope="session")
+def keyring() -> Keyring:
+    return Keyring({1: b"\x01" * 32}, 1)
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> LocalIssuer:
+    return LocalIssuer(tmp_path)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def migrated(postgres_server: PostgresAdmin) -> AsyncIterator[Database]:
+    async with service_database(postgres_server, "sync_worker") as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def database(migrated: Database) -> Database:
+    """Give the service's database, emptied: migrating one per test would take a second each."""
+    async with migrated.connection() as connection:
+        await connection.execute(
+            "TRUNCATE connections, credentials, endpoints, payments, effects, inbox, outbox, idempotent_answers"
+        )
+    return migrated
+
+
+@pytest.fixture
+def desk(database: Database, keyring: Keyring, fakes: dict[str, Provider]) -> Desk:  # noqa: ARG001 (its effect)
+    return Desk(database, keyring)

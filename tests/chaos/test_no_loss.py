@@ -1,0 +1,174 @@
+"""Deliveries through gateway, sync worker and `sync.changes.v1` while processes are killed and the broker restarts.
+
+The oracle is the set of what was sent: every acknowledged delivery has one effect, none has two, order holds per key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from chassis.testing.harness import Seen, read_topic, rows, until
+from contracts.topics import SYNC_CHANGES
+from providers import registry
+from tests.conftest import Platform
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.chaos, pytest.mark.timeout(600)]
+
+SLUG = "stripe"
+PAYMENTS, EVENTS_EACH = 400, 50  # 20,000 deliveries
+KILLS, SENDERS = 12, 16
+SECRET = "whsec_chaos_test_secret"
+
+
+@dataclass
+class Sent:
+    """What was acknowledged, in order per payment, and how often a sender had to repeat itself."""
+
+    events: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    repeats: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(len(events) for events in self.events.values())
+
+
+def delivery(payment: str, number: int) -> tuple[str, bytes]:
+    """Return the id and body of the n-th event of a payment, a second later than the one before."""
+    event_id = f"evt_{payment}_{number:04d}"
+    body: dict[str, Any] = {
+        "id": event_id,
+        "object": "event",
+        "type": "payment_intent.succeeded",
+        "created": 1_760_000_000 + number,
+        "data": {
+            "object": {"id": payment, "object": "payment_intent", "amount": 1000 + number, "currency": "eur",
+                       "status": "succeeded", "amount_received": 1000 + number}
+        },
+    }  # fmt: skip
+    return event_id, json.dumps(body).encode()
+
+
+async def send_payment(client: httpx.AsyncClient, url: str, payment: str, sent: Sent) -> None:
+    """Deliver a payment's events in order, repeating each until it is acknowledged, as the provider would."""
+    verifier = registry.get(SLUG).verifier()
+    for number in range(EVENTS_EACH):
+        event_id, body = delivery(payment, number)
+
+        async def acknowledged(body: bytes = body) -> bool:
+            headers = verifier.sign(body, url=url, secret=SECRET, now=datetime.now(UTC))
+            try:
+                answer = await client.post(url, content=body, headers={**headers, "content-type": "application/json"})
+            except httpx.TransportError:
+                return False
+            assert answer.status_code in (200, 503), answer.text
+            return answer.status_code == 200
+
+        if not await acknowledged():
+            sent.repeats += 1
+            await until(acknowledged, f"{event_id} acknowledged", 120)
+        sent.events[payment].append(event_id)
+
+
+@asynccontextmanager
+async def killer(platform: Platform, sent: Sent) -> AsyncIterator[list[str]]:
+    """Kill the sync worker again and again while deliveries flow, and restart the broker once half-way."""
+    done: list[str] = []
+    chooser = random.Random(7)
+
+    async def strike() -> None:
+        total = PAYMENTS * EVENTS_EACH
+        for kill in range(KILLS):
+            mark = total * (kill + chooser.random()) / (KILLS + 1)
+
+            async def reached(mark: float = mark) -> bool:
+                return sent.count >= mark
+
+            await until(reached, f"{mark:.0f} deliveries", 240)
+            await asyncio.to_thread(platform.stack.kill, "sync-worker")
+            done.append("sync-worker")
+            if kill == KILLS // 2:
+                await asyncio.to_thread(platform.stack.kafka.kill)
+                await asyncio.to_thread(platform.stack.kafka.start)
+                done.append("broker")
+            await asyncio.to_thread(platform.stack.start, "sync-worker")
+
+    striking = asyncio.create_task(strike())
+    try:
+        yield done
+        await striking
+    finally:
+        striking.cancel()
+
+
+async def test_every_delivery_has_one_effect_in_order(platform: Platform) -> None:
+    tenant = f"chaos-{uuid.uuid4().hex[:8]}"
+    url = await asyncio.to_thread(connect, platform, tenant)
+    payments = [f"pi_{tenant.replace('-', '')}{n:04d}" for n in range(PAYMENTS)]
+    sent = Sent()
+    limits = httpx.Limits(max_connections=SENDERS)
+    async with httpx.AsyncClient(timeout=10, limits=limits) as client, killer(platform, sent) as strikes:
+        waiting = asyncio.Queue[str]()
+        for payment in payments:
+            waiting.put_nowait(payment)
+
+        async def sender() -> None:
+            while not waiting.empty():
+                await send_payment(client, url, waiting.get_nowait(), sent)
+
+        async with asyncio.TaskGroup() as senders:
+            for _ in range(SENDERS):
+                senders.create_task(sender())
+    assert strikes.count("sync-worker") >= 10
+    assert strikes.count("broker") == 1
+    assert sent.count == PAYMENTS * EVENTS_EACH >= 20_000
+
+    changes = await until(lambda: _all_changes(platform, tenant, sent.count), "every delivery's change", 180)
+    causes: dict[str, list[str]] = defaultdict(list)
+    versions: dict[str, list[int]] = defaultdict(list)
+    for change in changes:
+        causes[change["external_id"]].append(change["cause"])
+        versions[change["external_id"]].append(change["version"])
+    assert causes == sent.events, "sent set is not effect set, or order was not kept"
+    assert all(found == list(range(1, EVENTS_EACH + 1)) for found in versions.values()), "a second or missing effect"
+    stored = await rows(
+        platform.stack.database_url("sync-worker"),
+        "SELECT count(*), sum(version) FROM payments WHERE tenant = $1",
+        tenant,
+    )
+    assert tuple(stored[0]) == (PAYMENTS, sent.count)
+
+
+def connect(platform: Platform, tenant: str) -> str:
+    """Connect the tenant's account and wait until the gateway serves its endpoint."""
+    answer = platform.api.post(
+        f"{platform.env['SYNC_URL']}/v1/connections",
+        json={"provider": SLUG, "tenant": tenant, "account_ref": "acct_chaos", "secrets": {"webhook": SECRET}},
+    )
+    assert answer.status_code == 201, answer.text
+    url: str = answer.json()["endpoints"][0]["url"]
+    return url
+
+
+async def _all_changes(platform: Platform, tenant: str, wanted: int) -> list[dict[str, Any]] | None:
+    """Return the tenant's change events in order per key, each once, when there are as many as wanted."""
+    first: dict[str, Seen] = {}
+    for seen in await read_topic(platform.env["KAFKA_BOOTSTRAP"], SYNC_CHANGES.name):
+        headers = dict(seen.headers)
+        if headers.get("ce_tenant") == tenant.encode():
+            first.setdefault(headers["ce_id"].decode(), seen)
+    if len(first) < wanted:
+        await asyncio.sleep(1)  # lint-skip: PB011 reading the whole topic in a tight loop would starve the platform
+        return None
+    return [json.loads(seen.value or b"{}") for seen in first.values()]
