@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from providers import registry
-from providers.fixtures import ApiCase
+from providers.fixtures import ApiCase, api_cases
 from providers.provider import Provider
 from providers.sdk import Account, Applied, HttpRequest, HttpResponse
 from sandbox.app import Sandbox
@@ -22,7 +22,7 @@ CASES = [
     pytest.param(provider, case, id=f"{provider.slug}-{case.name}")
     for provider in registry.all_providers()
     if has_behaviour(provider.slug)
-    for case in provider.api_cases()
+    for case in api_cases(provider.folder)
 ]
 PROBED = [provider for provider in registry.all_providers() if provider.manifest.health is not None]
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from providers import registry
-from providers.fixtures import ApiCase
+from providers.fixtures import ApiCase, api_cases
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest
 from sandbox.app import Sandbox
@@ -16,7 +16,7 @@ from sandbox.faults import Fault, FaultDesk
 
 pytestmark = pytest.mark.asyncio
 
-PLAYED = [p for p in registry.all_providers() if has_behaviour(p.slug) and p.api_cases()]
+PLAYED = [p for p in registry.all_providers() if has_behaviour(p.slug) and api_cases(p.folder)]
 needs_provider = pytest.mark.skipif(not PLAYED, reason="no registered provider has an operation and a behaviour")
 
 
@@ -25,7 +25,7 @@ def provider() -> Provider:
 
 
 def case() -> ApiCase:
-    return provider().api_cases()[0]
+    return api_cases(provider().folder)[0]
 
 
 def operation() -> HttpRequest:

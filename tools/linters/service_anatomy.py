@@ -23,9 +23,7 @@ def check(project: Project) -> Iterator[Finding]:
             home = source.pure.parent
             # A core file that outgrew one module is a package of the same name.
             missing = [
-                name
-                for name in CORE
-                if not {f"{home}/{name}.py", f"{home}/{name}/__init__.py"} & set(project.paths)
+                name for name in CORE if not {f"{home}/{name}.py", f"{home}/{name}/__init__.py"} & set(project.paths)
             ]
             if missing:
                 yield Finding(source.path, 1, ID, f"core files are missing: {', '.join(missing)}")

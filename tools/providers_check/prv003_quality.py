@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from providers.fixtures import api_cases, vectors
 from providers.provider import Provider
 from tools.providers_check.common import provider_of, quality_of, rules_of
 
@@ -42,7 +43,7 @@ def _judge(provider: Provider, rule: str, state: Any) -> Iterator[str]:
 
 
 def _published(provider: Provider) -> bool:
-    return any(vector.valid and vector.origin in {"published", "sdk"} for vector in provider.vectors())
+    return any(vector.valid and vector.origin in {"published", "sdk"} for vector in vectors(provider.folder))
 
 
 def _identified(provider: Provider) -> bool:
@@ -60,6 +61,6 @@ _HOLDS: Final[dict[str, Callable[[Provider], bool]]] = {
     "event-identity": _identified,
     "replay-window": _windowed,
     "operations": lambda provider: bool(provider.manifest.operations),
-    "api-fixtures": lambda provider: bool(provider.api_cases()),
+    "api-fixtures": lambda provider: bool(api_cases(provider.folder)),
     "own-tests": lambda provider: any((provider.folder / "tests").glob("test_*.py")),
 }

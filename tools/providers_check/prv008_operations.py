@@ -14,7 +14,7 @@ def check(folder: Path) -> Iterator[str]:
         return
     declared = {operation.name: operation for operation in provider.manifest.operations}
     implemented = set(provider.operation_table())
-    cases = provider.api_cases()
+    cases = api_cases(provider.folder)
     for name in sorted(declared.keys() - implemented):
         yield f"operation {name} is declared, but not in OPERATIONS of requests.py"
     for name in sorted(implemented - declared.keys()):

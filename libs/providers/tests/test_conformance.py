@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import PatchbayError
 from providers import golden, registry
-from providers.fixtures import EXAMPLE_URL, ApiCase, Fixture, Vector
+from providers.fixtures import EXAMPLE_URL, ApiCase, Fixture, Vector, api_cases, vectors
 from providers.provider import Provider
 from providers.sdk import (
     Applied,
@@ -31,9 +31,9 @@ from providers.sdk import (
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 PROVIDERS = [provider for provider in registry.all_providers() if provider.manifest.webhook is not None]
-VECTORS = [pytest.param(p, v, id=f"{p.slug}-{v.id}") for p in PROVIDERS for v in p.vectors()]
+VECTORS = [pytest.param(p, v, id=f"{p.slug}-{v.id}") for p in PROVIDERS for v in vectors(p.folder)]
 FIXTURES = [pytest.param(p, f, id=f"{p.slug}-{f.name}") for p in PROVIDERS for f in p.fixtures()]
-CASES = [pytest.param(p, c, id=f"{p.slug}-{c.name}") for p in registry.all_providers() for c in p.api_cases()]
+CASES = [pytest.param(p, c, id=f"{p.slug}-{c.name}") for p in registry.all_providers() for c in api_cases(p.folder)]
 
 each_provider = pytest.mark.parametrize("provider", [pytest.param(p, id=p.slug) for p in PROVIDERS])
 each_fixture = pytest.mark.parametrize(("provider", "fixture"), FIXTURES)

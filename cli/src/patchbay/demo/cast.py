@@ -9,7 +9,7 @@ from typing import Any, Final
 from contracts.events.sync import PaymentStatus
 from patchbay.client import Platform
 from providers import registry
-from providers.fixtures import Fixture
+from providers.fixtures import Fixture, api_cases
 from providers.provider import Provider
 from providers.sdk import KeyPair, PaymentSnapshot
 from sandbox.variants import snapshots_of
@@ -99,7 +99,7 @@ def connect(platform: Platform, provider: Provider, tenant: str) -> Actor:
 
 def _options(provider: Provider) -> dict[str, str]:
     """Return options with which the provider's operations work: those of its own examples."""
-    return next((dict(case.account.options) for case in provider.api_cases()), {})
+    return next((dict(case.account.options) for case in api_cases(provider.folder)), {})
 
 
 def _plot_of(provider: Provider) -> Plot | None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from contracts.errors import Invalid
-from providers.fixtures import ApiCase, Fixture, Vector, api_cases, vectors, webhook_fixtures
+from providers.fixtures import Fixture, webhook_fixtures
 from providers.manifest import (
     KEY_LIFETIME_OPTION,
     TOLERANCE_OPTION,
@@ -201,14 +201,6 @@ class Provider:
     def fixtures(self) -> list[Fixture]:
         """Return the real payload shapes of the folder, sorted by name."""
         return webhook_fixtures(self.folder)
-
-    def vectors(self) -> list[Vector]:
-        """Return the published signing vectors of the folder."""
-        return vectors(self.folder)
-
-    def api_cases(self) -> list[ApiCase]:
-        """Return the request and response pairs of the folder's operations."""
-        return api_cases(self.folder)
 
     @cached_property
     def default_options(self) -> Mapping[str, str]:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, Protocol
 
-from opentelemetry.trace import SpanKind
-
 from chassis.clock import Clock, SystemClock
 from chassis.db import inbox, parking
 from chassis.db.connection import is_retryable, is_unavailable
@@ -31,9 +29,9 @@ from chassis.kafka.failures import (
 )
 from chassis.kafka.records import H_CONSUMER, ConsumerRecord, Message, Origin, not_before_ms, origin_of
 from chassis.kafka.rows import pack_headers, unpack_headers
+from chassis.kafka.spans import end_spans, start_spans
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import LOOP_BATCH_SECONDS, LOOP_HALTED, LOOP_RECORDS, counter, gauge, histogram
-from chassis.telemetry.traces import sampled, start_span
 from contracts.envelope import from_record
 from contracts.errors import Invalid, PatchbayError
 from contracts.topics import RELEASE_DELAY, RETRY_DELAYS, Topic
@@ -237,7 +235,7 @@ class BatchLoop:
 
     async def _attempt(self, messages: Sequence[Message]) -> None:
         for attempt in range(1, ATOMIC_TRIES + 1):
-            self._start_spans(messages)
+            start_spans(messages)
             try:
                 async with self._database.unit_of_work() as uow:
                     counts = await self._apply(uow, messages)
@@ -249,7 +247,7 @@ class BatchLoop:
                 self._count(messages[0].origin.topic, counts)
                 return
             finally:
-                _end_spans(messages)
+                end_spans(messages)
 
     async def _apply(self, uow: UnitOfWork, messages: Sequence[Message]) -> dict[str, int]:
         keys = _keys(messages) if self.options.ordered else []
@@ -351,21 +349,6 @@ class BatchLoop:
 
     # --- telemetry ----------------------------------------------------------------------------------------------------
 
-    def _start_spans(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if sampled(message.envelope.traceparent):
-                message.span = start_span(
-                    f"process {message.origin.topic}",
-                    parent=message.envelope.traceparent,
-                    kind=SpanKind.CONSUMER,
-                    attributes={
-                        "messaging.system": "kafka",
-                        "messaging.destination.name": message.origin.topic,
-                        "messaging.kafka.offset": message.origin.offset,
-                        "messaging.message.type": message.envelope.type,
-                    },
-                )
-
     def _count(self, topic: str, outcomes: dict[str, int]) -> None:
         for outcome, count in outcomes.items():
             if count:
@@ -395,9 +378,3 @@ def _parked(message: Message) -> parking.ParkedRecord:
         value=message.envelope.data,
         headers=pack_headers(list(message.headers)),
     )
-
-
-def _end_spans(messages: Iterable[Message]) -> None:
-    for message in messages:
-        if message.span is not None:
-            message.span.end()

@@ -5,33 +5,7 @@ Must never parse a body beyond what its scheme signs, nor raise anything but `Re
 
 from __future__ import annotations
 
-from providers.manifest import (
-    CustomSignature,
-    EcdsaSignature,
-    HmacSignature,
-    Signature,
-    StandardWebhooksSignature,
-)
-from providers.sdk import Verifier
-from providers.signing.ecdsa import EcdsaVerifier
-from providers.signing.hmac_template import HmacVerifier
-from providers.signing.standard_webhooks import StandardWebhooksVerifier
-from providers.signing.url_form import UrlFormVerifier, with_body_hash
+from providers.signing.build import build_verifier
+from providers.signing.url_form import with_body_hash
 
 __all__ = ["build_verifier", "with_body_hash"]
-
-
-def build_verifier(signature: Signature, prefix: str, tolerance_s: int | None) -> Verifier:
-    """Return the verifier of a manifest's signature table.
-
-    `prefix` is how the provider's secrets begin; `tolerance_s` replaces the manifest's window when it is given.
-    """
-    if isinstance(signature, HmacSignature):
-        return HmacVerifier(signature, prefix, tolerance_s or signature.tolerance_s)
-    if isinstance(signature, StandardWebhooksSignature):
-        return StandardWebhooksVerifier(signature, tolerance_s or signature.tolerance_s)
-    if isinstance(signature, EcdsaSignature):
-        return EcdsaVerifier(signature, tolerance_s or signature.tolerance_s)
-    if isinstance(signature, CustomSignature):
-        raise TypeError("a custom signature is built by the folder's webhook.py")
-    return UrlFormVerifier(signature, prefix)

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import Invalid
 from providers import registry
-from providers.fixtures import EXAMPLE_URL
+from providers.fixtures import EXAMPLE_URL, api_cases
 from providers.sdk import Account, InboundRequest, MessageOperation
 
 PROVIDER = registry.get("twilio")
@@ -46,7 +46,7 @@ def test_a_message_needs_a_sender() -> None:
 
 
 def test_declines_never_quote_the_recipient() -> None:
-    case = next(case for case in PROVIDER.api_cases() if case.name == "message.send")
+    case = next(case for case in api_cases(PROVIDER.folder) if case.name == "message.send")
     for response, _ in case.responses:
         if response.status == 400 and response.json:
             declined = PROVIDER.operations("message.send").parse(response)
