@@ -32,7 +32,7 @@ from chassis.testing.postgres import PrivatePostgres
 from contracts.envelope import Envelope, from_record
 from contracts.topics import Topic
 
-EFFECTS = "CREATE TABLE effects (id text PRIMARY KEY, key text NOT NULL, body bytea NOT NULL)"
+EFFECTS = "CREATE TABLE effects (event text NOT NULL, key text NOT NULL)"
 KEYS = 500
 BODY = b'{"payment": "pay_%06d", "status": "succeeded", "amount": 4200, "note": "' + b"x" * 330 + b'"}'
 
@@ -111,10 +111,9 @@ async def batch_loop(bootstrap: str, dsn: str, count: int) -> Figure:
     async def handler(uow: UnitOfWork, messages: Sequence[Message]) -> None:
         countdown.seen()
         await uow.connection.execute(
-            "INSERT INTO effects SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])",
+            "INSERT INTO effects SELECT * FROM unnest($1::text[], $2::text[])",
             [m.envelope.id for m in messages],
             [m.text_key for m in messages],
-            [m.envelope.data for m in messages],
         )
         for message in messages:
             uow.publish(target, message.text_key, message.envelope)
@@ -158,13 +157,11 @@ async def single_message(bootstrap: str, dsn: str, count: int) -> Figure:
         key = (record.key or b"").decode()  # type: ignore[union-attr]
         async with database.unit_of_work() as uow:
             new = await uow.connection.fetchval(
-                "INSERT INTO inbox (consumer, message_id) VALUES ('single', $1) ON CONFLICT DO NOTHING RETURNING 1",
+                "INSERT INTO inbox (consumer, message_id) VALUES ('bench-single', $1) ON CONFLICT DO NOTHING RETURNING 1",
                 envelope.dedupe_id,
             )
             if new:
-                await uow.connection.execute(
-                    "INSERT INTO effects VALUES ($1, $2, $3)", f"single-{envelope.id}", key, envelope.data
-                )
+                await uow.connection.execute("INSERT INTO effects VALUES ($1, $2)", envelope.id, key)
         await publisher.publish(target, key, envelope)
         countdown.finished(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from providers.fixtures import api_cases
 from tools.providers_check.common import provider_of
 
 

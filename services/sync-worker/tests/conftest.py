@@ -128,7 +128,13 @@ OTHER = FakeProvider("othertext", read_back=True, keyed=False, operation="messag
 
 def snapshot(external_id: str = "p1", **known: Any) -> PaymentSnapshot:
     """Return a snapshot of a succeeded payment of 1000, but for what is given."""
-    defaults = {"status": "succeeded", "amount": 1000, "amount_refunded": None, "currency": "EUR", "fence": 10}
+    defaults: dict[str, Any] = {
+        "status": "succeeded",
+        "amount": 1000,
+        "amount_refunded": None,
+        "currency": "EUR",
+        "fence": 10,
+    }
     return PaymentSnapshot(external_id=external_id, occurred_at=START, **(defaults | known))
 
 

@@ -64,6 +64,7 @@ class CallReporter:
         self._worker = worker
         self._pending: defaultdict[tuple[str, str], _Pending] = defaultdict(_Pending)
         self._urgent = asyncio.Event()
+        self._flushing = asyncio.Lock()
 
     def record(self, call: Call, seconds: float) -> None:
         """Note one call. Does not block."""
@@ -90,12 +91,15 @@ class CallReporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Publish what is pending."""
-        # A copy: while one report is on its way, a call to somebody new may be recorded.
-        for (provider, capability), pending in list(self._pending.items()):
-            runs, pending.runs = pending.runs, []
-            if runs:
-                await self._publish(provider, capability, runs)
+        """Publish what is pending; returns once it is on the broker, or dropped, and so is what an earlier flush took.
+
+        One at a time, because a provider's reports must arrive in order.
+        """
+        async with self._flushing:
+            taken = [(place, pending.runs) for place, pending in self._pending.items() if pending.runs]
+            for place, _ in taken:
+                self._pending[place].runs = []
+            await asyncio.gather(*(self._publish(*place, runs) for place, runs in taken))
 
     async def _publish(self, provider: str, capability: str, runs: list[_Run]) -> None:
         observed = CallsObserved(

@@ -14,7 +14,7 @@ import pytest
 from chassis.db.database import Database
 from chassis.kafka.records import Message, Origin
 from chassis.testing.clock import ManualClock
-from chassis.testing.harness import rows
+from chassis.testing.harness import rows, until
 from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid, Transient
@@ -139,12 +139,8 @@ async def test_two_members_that_see_a_payment_first_at_once_lose_neither_event(
 
 async def _waits_for_a_lock(database: Database) -> None:
     """Return once another session of this database waits for a lock."""
-    deadline = asyncio.get_running_loop().time() + 10
-    while not await rows(
-        database.dsn, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    ):
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    await until(lambda: rows(database.dsn, waiting), "the other member waits")
 
 
 async def test_a_probe_asks_with_the_first_connection_that_can(desk: Any, kit: Any) -> None:
@@ -153,11 +149,13 @@ async def test_a_probe_asks_with_the_first_connection_that_can(desk: Any, kit: A
     desk.client.script = [kit.answered(200, {})]
     prober = Prober(desk.database, desk.client, desk.vault, desk.routes, desk.clock)
     desk.route(RouteState.DOWN, 1)
+
+    async def probed() -> bool:
+        return bool(desk.client.calls)
+
     task = asyncio.create_task(prober.run())
     try:
-        async with asyncio.timeout(10):
-            while not desk.client.calls:
-                await asyncio.sleep(0)
+        await until(probed, "a probe")
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -42,9 +42,11 @@ async def lock_parked(connection: Connection, consumer: str, keys: Iterable[Key]
 
     Rows are locked in key order, so that two members cannot deadlock.
     """
-    pairs = sorted(set(keys))
-    if not pairs:
+    # Nearly always nothing is parked, and asking that first spares sending every key of every batch. Only the owner of
+    # a source partition parks a free key, so the answer cannot go stale under the owner that asks.
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM parked_keys WHERE consumer = $1)", consumer):
         return {}
+    pairs = sorted(set(keys))
     rows = await connection.fetch(
         """SELECT topic, key, state, head_offset FROM parked_keys
            WHERE consumer = $1 AND (topic, key) IN (SELECT * FROM unnest($2::text[], $3::bytea[]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal, Protocol
@@ -250,8 +250,9 @@ class BatchLoop:
                 end_spans(messages)
 
     async def _apply(self, uow: UnitOfWork, messages: Sequence[Message]) -> dict[str, int]:
-        keys = _keys(messages) if self.options.ordered else []
-        parked = await parking.lock_parked(uow.connection, self.consumer, keys)
+        parked: dict[parking.Key, parking.ParkedKey] = {}
+        if self.options.ordered:
+            parked = await parking.lock_parked(uow.connection, self.consumer, _keys(messages))
         ready, followers = self._sort_by_turn(messages, parked)
         await parking.park_records(uow.connection, self.consumer, [_parked(m) for m in followers])
         identified = [(self._dedupe_id(message), message) for message in ready]
@@ -277,6 +278,8 @@ class BatchLoop:
         A record straight from the source at or before the head was parked or routed already (its offset commit was
         lost); it is in neither list.
         """
+        if not parked:
+            return list(messages), []
         ready: list[Message] = []
         followers: list[Message] = []
         for message in messages:
@@ -363,8 +366,8 @@ def _key(message: Message) -> parking.Key | None:
     return (message.origin.topic, message.key) if message.key is not None else None
 
 
-def _keys(messages: Iterable[Message]) -> list[parking.Key]:
-    return [key for message in messages if (key := _key(message)) is not None]
+def _keys(messages: Iterable[Message]) -> Iterator[parking.Key]:
+    return (key for message in messages if (key := _key(message)) is not None)
 
 
 def _parked(message: Message) -> parking.ParkedRecord:

@@ -43,6 +43,19 @@ async def chunks() -> AsyncIterator[bytes]:
         yield b"x" * 1024
 
 
+def configured(keyring: Path, endpoint: str, url: str, secret: str) -> EndpointConfigured:
+    sealed = Keyring.load(keyring).seal(secret, endpoint_secret_place("t1", endpoint, "k1"))
+    return EndpointConfigured(
+        endpoint=endpoint,
+        connection=uuid.uuid4(),
+        provider=PROVIDER.slug,
+        tenant="t1",
+        url=url,
+        secrets=(SealedSecret(key_id="k1", sealed=base64.b64encode(sealed).decode()),),
+        version=1,
+    )
+
+
 async def test_a_delivery_goes_from_the_socket_to_its_lane(
     kafka_bootstrap: str, issuer: LocalIssuer, tmp_path: Path
 ) -> None:
@@ -50,17 +63,7 @@ async def test_a_delivery_goes_from_the_socket_to_its_lane(
     keyring = write_keyring(tmp_path)
     endpoint, pair = f"ep-{uuid.uuid4().hex}", PROVIDER.verifier().generate()
     registered = f"https://hooks.example.com/hooks/{endpoint}"
-    sealed = Keyring.load(keyring).seal(pair.verifying, endpoint_secret_place("t1", endpoint, "k1"))
-    configured = EndpointConfigured(
-        endpoint=endpoint,
-        connection=uuid.uuid4(),
-        provider=PROVIDER.slug,
-        tenant="t1",
-        url=registered,
-        secrets=(SealedSecret(key_id="k1", sealed=base64.b64encode(sealed).decode()),),
-        version=1,
-    )
-    await produce(kafka_bootstrap, SYNC_ENDPOINTS, endpoint, configured)
+    await produce(kafka_bootstrap, SYNC_ENDPOINTS, endpoint, configured(keyring, endpoint, registered, pair.verifying))
     settings = Settings(
         **issuer.settings(), kafka_bootstrap=kafka_bootstrap, http_port=free_port(), role="ingest", keyring=keyring
     )

@@ -1,0 +1,159 @@
+"""The whole sync worker on a real broker, against a provider on loopback: a delivery in, a refund out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from chassis.http.auth import Role
+from chassis.kafka.producer import Publisher
+from chassis.testing.harness import read_topic, until
+from chassis.testing.ports import free_port
+from chassis.testing.postgres import PostgresAdmin
+from chassis.testing.service_kit import (
+    LocalIssuer,
+    declared_topics,
+    migrated_dsn,
+    produce,
+    running,
+    write_keyring,
+)
+from contracts.codec import decode
+from contracts.envelope import Envelope
+from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
+from contracts.events.orchestrator import RefundPayment
+from contracts.events.sync import CallsObserved, CommandAnswered, PaymentChanged
+from contracts.topics import (
+    GATEWAY_EVENTS,
+    HEALTH_ROUTES,
+    ORCHESTRATOR_COMMANDS,
+    PLATFORM_AUDIT,
+    SYNC_CALLS,
+    SYNC_CHANGES,
+    SYNC_ENDPOINTS,
+    SYNC_RESULTS,
+    Lane,
+)
+from sync_worker.app import create
+from sync_worker.settings import Settings
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def provider(requests: list[str]) -> AsyncIterator[str]:
+    """Serve a provider that carries out everything, and note the request lines."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        requests.append(head.splitlines()[0])
+        length = next(line for line in head.lower().splitlines() if line.startswith("content-length:"))
+        await reader.readexactly(int(length.partition(":")[2]))
+        writer.write(b'HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 14\r\n\r\n{"id": "re_1"}')
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+def delivery(connection: str, external_id: str) -> Envelope:
+    attributes = DeliveryAttributes(
+        delivery=str(uuid4()),
+        provider="payer",
+        endpoint="ep",
+        connection=connection,
+        tenant="t1",
+        lane="critical",
+        event=f"evt-{external_id}",
+        eventtype="payment",
+        receivedat=NOW,
+        verifiedat=NOW,
+        keyid="k1",
+        bodysha256="",
+        entity=f"payment:{external_id}",
+    )
+    body = json.dumps({"external_id": external_id}).encode()
+    return Envelope(attributes.event, "gateway", DELIVERY_ACCEPTED, body, extensions=attributes.extensions())
+
+
+async def deliver_twice(bootstrap: str, envelope: Envelope) -> None:
+    publisher = Publisher(bootstrap)
+    await publisher.start()
+    for _ in range(2):
+        await publisher.publish(GATEWAY_EVENTS[Lane.CRITICAL], "k", envelope)
+    await publisher.stop()
+
+
+def refund(saga: UUID, payment: str, key: str) -> RefundPayment:
+    return RefundPayment(saga_id=saga, step="refund", effect_key=key, attempt=1, tenant="t1", payment_id=UUID(payment))
+
+
+async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
+    kafka_bootstrap: str, postgres_server: PostgresAdmin, issuer: LocalIssuer, tmp_path: Path, fakes: Any
+) -> None:
+    assert fakes
+    written = (SYNC_CALLS, SYNC_CHANGES, SYNC_ENDPOINTS, SYNC_RESULTS, PLATFORM_AUDIT)
+    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES)
+    await declared_topics(kafka_bootstrap, *written, *read)
+    external_id, requests = uuid4().hex, list[str]()
+    async with provider(requests) as provider_url:
+        settings = Settings(
+            **issuer.settings(),
+            kafka_bootstrap=kafka_bootstrap,
+            http_port=free_port(),
+            database_url=SecretStr(await migrated_dsn(postgres_server, "sync_worker")),
+            keyring=write_keyring(tmp_path),
+            public_gateway_url="https://gateway.test",
+            provider_base_url_override=provider_url,
+        )
+        async with (
+            running(create(settings)) as url,
+            httpx.AsyncClient(base_url=url, headers=issuer.headers(Role.OPERATOR)) as client,
+        ):
+            body = {"provider": "payer", "tenant": "t1", "account_ref": external_id}
+            secrets = {"webhook": "w", "api_key": "canary-key"}
+            connection = (await client.post("/v1/connections", json=body | {"secrets": secrets})).json()["id"]
+            await deliver_twice(kafka_bootstrap, delivery(connection, external_id))
+
+            async def known() -> Any:
+                return (await client.get("/v1/entities/payments")).json()["items"]
+
+            (payment,) = await until(known, "the payment is known")
+            assert (payment["external_id"], payment["version"]) == (external_id, 1)
+            saga = uuid4()
+            command = refund(saga, payment["id"], external_id)
+            # Twice, as two facts: the inbox does not know that they are the same command.
+            await produce(kafka_bootstrap, ORCHESTRATOR_COMMANDS[Lane.CRITICAL], f"{saga}:refund", command, command)
+
+            async def answers() -> list[CommandAnswered]:
+                seen = await read_topic(kafka_bootstrap, SYNC_RESULTS.name)
+                return [decode(CommandAnswered, one.value or b"") for one in seen if one.key == str(saga).encode()]
+
+            found = await until(answers, "the command is answered")
+            assert {(one.status, one.provider_ref) for one in found} == {("applied", "re_1")}
+    assert requests == ["POST /payer/effects HTTP/1.1"], "one request, whatever came how often"
+    changes = [
+        one
+        for one in await read_topic(kafka_bootstrap, SYNC_CHANGES.name)
+        if external_id.encode() in (one.value or b"")
+    ]
+    assert [decode(PaymentChanged, one.value or b"").version for one in changes] == [1]
+    calls = [decode(CallsObserved, one.value or b"") for one in await read_topic(kafka_bootstrap, SYNC_CALLS.name)]
+    runs = [run for one in calls for run in one.runs if run.credential == connection]
+    assert [(run.operation, run.outcome, run.count) for run in runs] == [("payment.refund", "success", 1)]
+    for topic in written:
+        assert not any(b"canary" in (one.value or b"") for one in await read_topic(kafka_bootstrap, topic.name))
