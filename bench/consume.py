@@ -26,6 +26,7 @@ from chassis.kafka.loop import BatchLoop, LoopOptions
 from chassis.kafka.producer import Publisher
 from chassis.kafka.records import Message
 from chassis.kafka.rows import Row, row
+from chassis.service import settle_garbage_collector
 from chassis.testing.harness import make_database, make_topic
 from chassis.testing.kafka import PrivateKafka
 from chassis.testing.postgres import PrivatePostgres
@@ -34,6 +35,7 @@ from contracts.topics import Topic
 
 EFFECTS = "CREATE TABLE effects (event text NOT NULL, key text NOT NULL)"
 KEYS = 500
+MAX_RECORDS, WIDTH = 2000, 2
 BODY = b'{"payment": "pay_%06d", "status": "succeeded", "amount": 4200, "note": "' + b"x" * 330 + b'"}'
 
 
@@ -110,11 +112,8 @@ async def batch_loop(bootstrap: str, dsn: str, count: int) -> Figure:
 
     async def handler(uow: UnitOfWork, messages: Sequence[Message]) -> None:
         countdown.seen()
-        await uow.connection.execute(
-            "INSERT INTO effects SELECT * FROM unnest($1::text[], $2::text[])",
-            [m.envelope.id for m in messages],
-            [m.text_key for m in messages],
-        )
+        effects = [(message.envelope.id, message.text_key) for message in messages]
+        await uow.connection.copy_records_to_table("effects", records=effects)
         for message in messages:
             uow.publish(target, message.text_key, message.envelope)
 
@@ -123,7 +122,9 @@ async def batch_loop(bootstrap: str, dsn: str, count: int) -> Figure:
     await preload(loader, source, count)
     await loader.stop()
     runner = LoopRunner(bootstrap)
-    runner.add(BatchLoop("bench-loop", [source], handler, database, options=LoopOptions(max_records=1000)))
+    runner.add(
+        BatchLoop("bench-loop", [source], handler, database, options=LoopOptions(max_records=MAX_RECORDS, width=WIDTH))
+    )
     relay = OutboxRelay(database, publisher)
     await database.open()
     await publisher.start()
@@ -157,7 +158,7 @@ async def single_message(bootstrap: str, dsn: str, count: int) -> Figure:
         key = (record.key or b"").decode()  # type: ignore[union-attr]
         async with database.unit_of_work() as uow:
             new = await uow.connection.fetchval(
-                "INSERT INTO inbox (consumer, message_id) VALUES ('bench-single', $1) ON CONFLICT DO NOTHING RETURNING 1",
+                "INSERT INTO inbox (consumer, message_id) VALUES ('single', $1) ON CONFLICT DO NOTHING RETURNING 1",
                 envelope.dedupe_id,
             )
             if new:
@@ -207,9 +208,7 @@ async def run(rounds: int, count: int, baseline_count: int) -> None:
             print(f"         {_line('FastStream single ACK', singles[-1])}")
     loop_rate = statistics.median(figure.rate for figure in loops)
     single_rate = statistics.median(figure.rate for figure in singles)
-    print(
-        f"\nmedian of {rounds}: batch loop {loop_rate:,.0f} events/s, FastStream single ACK {single_rate:,.0f} events/s"
-    )
+    print(f"\nmedian of {rounds}: batch loop {loop_rate:,.0f}, FastStream single ACK {single_rate:,.0f} events/s")
     print(f"ratio: {loop_rate / single_rate:.1f}")
 
 
@@ -225,6 +224,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=120_000)
     parser.add_argument("--baseline-events", type=int, default=4_000)
     given = parser.parse_args()
+    settle_garbage_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(given.rounds, given.events, given.baseline_events))
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
@@ -76,7 +76,7 @@ class Sender:
 
     def send_all(self, payments: SimpleQueue[str]) -> None:
         """Deliver payments until none is left. Blocking."""
-        with suppress(Empty):
+        with closing(self._connection), suppress(Empty):
             while True:
                 self._send_payment(payments.get_nowait())
 

@@ -91,12 +91,12 @@ async def test_an_undecodable_record_is_dead_lettered_and_its_neighbours_go_on(
     dsn = await make_database(postgres_server, EFFECTS)
     async with running(kafka_bootstrap, dsn, topic, record_effect) as (_, publisher):
         await send(publisher, topic, "a", 1)
-        await publisher.send(topic.name, b"a", b"no envelope", [("x", b"\xff")], timeout_s=5)
+        await publisher.send(topic.name, b"a", b"no envelope", [("ce_id", b"\xff"), ("x", b"\xff")], timeout_s=5)
         await send(publisher, topic, "a", 2)
         await until(lambda: _count(dsn, 2), "both neighbours")
         dead = await until(lambda: read_topic(kafka_bootstrap, topic.dlq), "a dead letter")
     assert [(letter.key, letter.value) for letter in dead] == [(b"a", b"no envelope")]
-    assert dead[0].header("x-error-code") == "envelope_bad_attribute"
+    assert dead[0].header("x-error-code") == "envelope_missing_attribute"
     assert (dead[0].header("x-topic"), dead[0].header("x-offset")) == (topic.name, "1")
 
 

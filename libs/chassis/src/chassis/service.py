@@ -127,7 +127,7 @@ class Service:
             running: list[asyncio.Task[None]] = []
             stack.callback(lambda: [task.cancel() for task in running])
             await self._start(stack, lambda name, run: running.append(tasks.create_task(self._watched(name, run))))
-            _settle_garbage_collector()
+            settle_garbage_collector()
             self._starting = ""
             gauge(SERVICE_READY).labels(self.name).set(1)
             log.info("ready", port=self.settings.http_port)
@@ -233,7 +233,7 @@ class Service:
         return [*(f"{name} died" for name in self._dead_tasks), *self._loops.halted(), *self._loops.stuck(), *database]
 
 
-def _settle_garbage_collector() -> None:
+def settle_garbage_collector() -> None:
     """Take what is loaded out of the collector's rounds and make them rarer: a sixth of the CPU of a busy loop.
 
     A batch makes tens of thousands of short-lived objects and no cycles; the default of 700 would scan in vain.

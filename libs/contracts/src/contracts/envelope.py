@@ -17,8 +17,8 @@ Headers = list[tuple[str, bytes]]
 SPEC_VERSION = "1.0"
 _PREFIX = "ce_"
 _SPEC_HEADER = ("ce_specversion", SPEC_VERSION.encode())
-_REQUIRED = ("ce_id", "ce_source", "ce_type")
-_KNOWN = frozenset({*_REQUIRED, "ce_specversion", "ce_time", "ce_subject", "content-type", "traceparent"})
+_REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_time")
+_KNOWN = frozenset({*_REQUIRED, "ce_specversion", "ce_subject", "content-type", "traceparent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +74,39 @@ def from_record(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
     Raises `Invalid` (`envelope_missing_attribute`, `envelope_bad_attribute`, `envelope_no_data`) for anything that is
     not a CloudEvents 1.0 message in binary mode. Later headers win over earlier ones of the same name.
     """
+    known: dict[str, bytes] = {}
+    extensions: dict[str, str] = {}
     try:
-        # Kafka allows a header without a value, which aiokafka gives as None whatever its types say.
-        text = {name: (raw or b"").decode() for name, raw in headers}
+        for name, raw in headers:
+            if name in _KNOWN:
+                known[name] = raw
+            elif name.startswith(_PREFIX):
+                extensions[name[len(_PREFIX) :]] = (raw or b"").decode()
+        if known.get("ce_specversion") != _SPEC_HEADER[1]:
+            raise Invalid("envelope_missing_attribute", "ce_specversion must be 1.0", field="ce_specversion")
+        for name in _REQUIRED:
+            # Kafka allows a header without a value, which aiokafka gives as None whatever its types say.
+            if not known.get(name):
+                raise Invalid("envelope_missing_attribute", f"{name} is required", field=name)
+        if value is None:
+            raise Invalid("envelope_no_data", "a tombstone is not an event", field="value")
+        subject, trace, content_type = known.get("ce_subject"), known.get("traceparent"), known.get("content-type")
+        return Envelope(
+            id=known["ce_id"].decode(),
+            source=known["ce_source"].decode(),
+            type=known["ce_type"].decode(),
+            data=value,
+            time=_time(known["ce_time"].decode()),
+            subject=subject.decode() if subject is not None else None,
+            content_type=content_type.decode() if content_type else "application/json",
+            traceparent=trace.decode() if trace else None,
+            extensions=extensions,
+        )
     except UnicodeDecodeError as error:
         raise Invalid("envelope_bad_attribute", "a header is not UTF-8", field="headers") from error
-    if text.get("ce_specversion") != SPEC_VERSION:
-        raise Invalid("envelope_missing_attribute", "ce_specversion must be 1.0", field="ce_specversion")
-    for name in _REQUIRED:
-        if not text.get(name):
-            raise Invalid("envelope_missing_attribute", f"{name} is required", field=name)
-    if value is None:
-        raise Invalid("envelope_no_data", "a tombstone is not an event", field="value")
-    return Envelope(
-        id=text["ce_id"],
-        source=text["ce_source"],
-        type=text["ce_type"],
-        time=_time(text.get("ce_time")),
-        subject=text.get("ce_subject"),
-        content_type=text.get("content-type", "application/json"),
-        traceparent=text.get("traceparent"),
-        extensions={
-            name[len(_PREFIX) :]: raw for name, raw in text.items() if name not in _KNOWN and name.startswith(_PREFIX)
-        },
-        data=value,
-    )
 
 
-def _time(text: str | None) -> datetime:
-    if text is None:
-        raise Invalid("envelope_missing_attribute", "ce_time is required", field="ce_time")
+def _time(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:

@@ -164,9 +164,9 @@ class EffectDesk:
 
     async def _resolve_refund(self, connection: Connection, command: RefundPayment) -> Target:
         payment = await _payment(connection, command.tenant, command)
-        found = await connections.by_id(connection, payment.connection)
-        if found is None or found.state != "live":
-            raise Refusal("no_connection", "the payment's connection is not live")
+        found = await connections.live_for_account(connection, payment.connection)
+        if found is None:
+            raise Refusal("no_connection", "the payment's account is not connected")
         if registry.get(found.provider).manifest.operation(operation_name(command)) is None:
             raise Refusal("not_offered", "the payment's provider does not offer refunds")
         if payment.amount is None or payment.currency is None:

@@ -22,7 +22,13 @@ class Connection(Base, table=True):
 
     __tablename__ = "connections"
     __table_args__ = (
-        sa.UniqueConstraint("tenant", "provider", "account_ref"),
+        # A revoked account may be connected again, as a new connection.
+        sa.Index(
+            "uq_connections_live_account",
+            *("tenant", "provider", "account_ref"),
+            unique=True,
+            postgresql_where=sa.text("state = 'live'"),
+        ),
         sa.CheckConstraint("state IN ('live', 'revoked')", name="state"),
     )
 

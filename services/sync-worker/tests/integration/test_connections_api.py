@@ -220,3 +220,21 @@ async def test_lists_show_everything_once_in_pages(api: httpx.AsyncClient, desk:
     assert not {"contact", "fence"} & set(alone)
     assert (await api.get("/v1/effects", params={"saga_id": "x"})).json()["errors"][0]["field"] == "saga_id"
     assert (await api.get("/v1/effects", params={"colour": "x"})).json()["errors"][0]["field"] == "colour"
+
+
+async def test_a_revoked_account_can_be_connected_again(api: httpx.AsyncClient, fakes: Any) -> None:
+    assert fakes
+    first = (await api.post(CONNECTIONS, json=new())).json()
+    assert (await api.delete(f"{CONNECTIONS}/{first['id']}")).status_code == 204
+    again = await api.post(CONNECTIONS, json=new())
+    assert again.status_code == 201
+    assert again.json()["id"] != first["id"]
+
+
+async def test_a_cursor_of_another_list_and_an_impossible_character_are_the_callers_mistake(
+    api: httpx.AsyncClient,
+) -> None:
+    foreign = base64.urlsafe_b64encode(b'["not-a-uuid"]').decode()
+    for query in (f"after={foreign}", "tenant=%00"):
+        answer = await api.get(f"{CONNECTIONS}?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_value")

@@ -55,6 +55,7 @@ def _accepted(message: Message) -> Delivery:
         offset=message.origin.offset,
         headers=[list(pair) for pair in attributes.signed],
         content_type=message.envelope.content_type,
+        encoding=attributes.encoding,
         body=message.envelope.data,
         body_sha256=attributes.bodysha256,
     )
@@ -86,6 +87,7 @@ def _rejected(message: Message) -> Delivery:
         offset=message.origin.offset,
         headers=[list(pair) for pair in rejected.headers],
         content_type=dict(rejected.headers).get("content-type", ""),
+        encoding="",
         body=body,
         body_sha256=hashlib.sha256(body).hexdigest(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any, Literal
 from uuid import UUID
 
@@ -59,8 +60,11 @@ def routes(database: Database, tokens: TokenVerifier) -> list[BaseRoute]:
 
 
 def _readable(item: dict[str, Any]) -> dict[str, Any]:
-    """Show the body as JSON where it is JSON, else as text with replacement characters."""
+    """Show the body without its content coding, as JSON where it is JSON, else as text with replacement characters."""
     body: bytes = item.pop("body")
+    # The items behind the first of a batch are stored by themselves; only the request itself is in its coding.
+    if item["encoding"] and item["item"] == 0:
+        body = gzip.decompress(body)
     try:
         return item | {"body": orjson.loads(body)}
     except orjson.JSONDecodeError:

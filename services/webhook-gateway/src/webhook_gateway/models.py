@@ -53,5 +53,6 @@ class Delivery(Base, table=True):
     offset: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
     headers: list[list[str]] = Field(sa_column=sa.Column(JSONB, nullable=False))
     content_type: str = Field(sa_type=sa.Text)
+    encoding: str = Field(sa_type=sa.Text)
     body: bytes = Field(sa_column=sa.Column(BYTEA, nullable=False))
     body_sha256: str = Field(sa_type=sa.Text)

@@ -12,7 +12,7 @@ from webhook_gateway.models import Delivery
 _COLUMNS: Final = (
     *("id", "item", "outcome", "reason", "status", "provider", "tenant", "endpoint", "connection", "lane", "event_id"),
     *("event_type", "entity", "method", "key_id", "received_at", "trace_id", "topic", "partition", "offset"),
-    *("headers", "content_type", "body", "body_sha256"),
+    *("headers", "content_type", "encoding", "body", "body_sha256"),
 )
 _NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
 _VALUES: Final = ", ".join(f"${place}" for place in range(1, len(_COLUMNS) + 1))

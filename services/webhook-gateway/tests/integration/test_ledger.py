@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -210,3 +212,14 @@ async def test_bad_questions_are_answered_by_name(database: Database, issuer: Lo
 async def test_many_writers_at_once_lose_nothing(database: Database, ledger: Ledger) -> None:
     await asyncio.gather(*(store(database, accepted(f"e{i}"), rejected()) for i in range(8)))
     assert len(await ledger.search(outcome="accepted")) == len(await ledger.search(outcome="rejected")) == 8
+
+
+async def test_a_compressed_body_is_shown_plain(database: Database, issuer: LocalIssuer) -> None:
+    message = accepted("zipped", encoding="gzip")
+    plain = message.envelope
+    message.envelope = replace(plain, data=gzip.compress(plain.data))
+    await store(database, message)
+    async with api_client(routes(database, issuer.verifier()), issuer.headers(Role.OPERATOR)) as client:
+        delivery = (await client.get("/v1/deliveries")).json()["items"][0]["id"]
+        [item] = (await client.get(f"/v1/deliveries/{delivery}")).json()["items"]
+    assert (item["encoding"], item["body"]) == ("gzip", {"id": 1})

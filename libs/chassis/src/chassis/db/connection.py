@@ -31,6 +31,13 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
 
 
+def is_bad_value(error: BaseException) -> bool:
+    """Tell whether the server or the driver refused a value as such (SQLSTATE class 22): a caller's, not a fault."""
+    if isinstance(error, asyncpg.DataError):
+        return True
+    return isinstance(error, asyncpg.PostgresError) and str(error.sqlstate or "").startswith("22")
+
+
 def is_retryable(error: BaseException) -> bool:
     """Tell whether running the same unit of work again may succeed at once."""
     if isinstance(error, asyncpg.InvalidCachedStatementError):

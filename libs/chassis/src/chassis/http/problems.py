@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from chassis.db.connection import is_unavailable
+from chassis.db.connection import is_bad_value, is_unavailable
 from chassis.telemetry.logs import logger
 from contracts.codec import field_path
 from contracts.errors import Invalid, Terminal, Transient
@@ -113,6 +113,9 @@ async def render(request: Request, error: Exception) -> Response:
         log.warning("request_unavailable", route=_route(request), error=type(error).__name__)
         headers = {"retry-after": str(RETRY_AFTER_S)}
         return Problem(503, "unavailable", "try again later", headers=headers).response()
+    if is_bad_value(error):
+        # A well-formed cursor of another list, or a character that text cannot hold: the value is named by no layer.
+        return Problem(422, "invalid_value", "a parameter has a value that cannot exist").response()
     log.error("request_failed", route=_route(request), exc_info=error)
     return Problem(500, "internal_error", "the error was logged").response()
 

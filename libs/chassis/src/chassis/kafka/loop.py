@@ -1,8 +1,9 @@
 """The batch loop: at-least-once in, one effect out, order per key, and no record that stops its neighbours.
 
-One batch is one transaction with inbox marks, effects and outbox, and offsets are committed after it (stack.md §2b).
-When a batch fails it is halved until the record at fault stands alone; that one is retried later or dead-lettered, and
-later records of its key wait in the database. Must never commit an offset whose record is not in Postgres.
+A slice of a batch, whole partitions of it, is one transaction with inbox marks, effects and outbox; offsets are
+committed after all of them (stack.md §2b). A slice that fails is halved until the record at fault stands alone; that
+one is retried later or dead-lettered, and later records of its key wait in the database. Must never commit an offset
+whose record is not in Postgres.
 """
 
 from __future__ import annotations
@@ -73,13 +74,14 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Knobs of one loop. `max_records` bounds a batch, and with it one transaction.
+    """Knobs of one loop. `max_records` bounds a batch; its partitions are dealt out to `width` transactions at a time.
 
     `dedupe_by` says what is handled once: a fact (CloudEvents source and id), or a record, for a consumer that wants
     every redelivery. Without `ordered` a key's later records do not wait for its retries.
     """
 
     max_records: int = 1000
+    width: int = 2
     dedupe_by: Literal["fact", "position"] = "fact"
     ordered: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -144,14 +146,17 @@ class BatchLoop:
                 self._rewind(records, kafka)
                 kafka.pause(kafka.assignment())
                 return
-            try:
-                await self._settle_all(due)
-            except DlqLimitReached as limit:
+            # All slices end before anything is decided, so no transaction outlives the batch.
+            slices = [self._settle_slice(part) for part in _slices(due, self.options.width)]
+            failures = [one for one in await asyncio.gather(*slices, return_exceptions=True) if one is not None]
+            limit = next((one for one in failures if isinstance(one, DlqLimitReached)), None)
+            if limit is not None:
                 self._halt(str(limit), records, kafka)
                 return
-            except Exception as error:  # noqa: BLE001 (an outage or a fault of ours: nothing is lost by reading again)
+            if failures:
+                # An outage or a fault of ours: nothing is lost by reading the batch again.
                 self._rewind(due, kafka)
-                await self._back_off(error)
+                await self._back_off(failures[0])
                 return
             self._failures_in_a_row = 0
             offsets = {(r.topic, r.partition): r.offset + 1 for r in due}
@@ -189,7 +194,8 @@ class BatchLoop:
         if self.halted is None:
             kafka.resume([partition])
 
-    async def _settle_all(self, records: Sequence[ConsumerRecord]) -> None:
+    async def _settle_slice(self, records: Sequence[ConsumerRecord]) -> None:
+        """Bring the records of some partitions to their end in one transaction, or in more when one is at fault."""
         good: list[Message] = []
         for record in records:
             if record.topic in self._topics:
@@ -344,7 +350,7 @@ class BatchLoop:
         for partition, group in groupby(records, key=lambda r: (r.topic, r.partition)):
             kafka.seek(partition, next(group).offset)
 
-    async def _back_off(self, error: Exception) -> None:
+    async def _back_off(self, error: BaseException) -> None:
         self._failures_in_a_row += 1
         limit = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2**self._failures_in_a_row)
         log.warning("batch_rewound", consumer=self.consumer, wait_s_max=limit, exc_info=error)
@@ -356,6 +362,15 @@ class BatchLoop:
         for outcome, count in outcomes.items():
             if count:
                 counter(LOOP_RECORDS).labels(topic, outcome).inc(count)
+
+
+def _slices(records: Sequence[ConsumerRecord], width: int) -> list[list[ConsumerRecord]]:
+    """Deal whole partitions out to at most `width` slices of about equal size, keeping the order within each."""
+    partitions = [list(group) for _, group in groupby(records, key=lambda r: (r.topic, r.partition))]
+    slices: list[list[ConsumerRecord]] = [[] for _ in range(min(width, len(partitions)))]
+    for partition in sorted(partitions, key=len, reverse=True):
+        min(slices, key=len).extend(partition)
+    return slices
 
 
 def _is_retry(message: Message) -> bool:

@@ -95,6 +95,16 @@ async def live(connection: db.Connection, tenant: str | None, providers: Sequenc
     return [Connection(**dict(row)) for row in rows]
 
 
+async def live_for_account(connection: db.Connection, connection_id: UUID) -> Connection | None:
+    """Return the live connection of the account that `connection_id` connects or once connected, or None."""
+    row = await connection.fetchrow(
+        """SELECT live.* FROM connections live JOIN connections known USING (tenant, provider, account_ref)
+           WHERE known.id = $1 AND live.state = 'live'""",
+        connection_id,
+    )
+    return Connection(**dict(row)) if row else None
+
+
 async def by_id(connection: db.Connection, connection_id: UUID) -> Connection | None:
     """Return a connection whatever its state."""
     row = await connection.fetchrow("SELECT * FROM connections WHERE id = $1", connection_id)

@@ -19,9 +19,10 @@ _STATEMENTS = (
         id uuid NOT NULL, tenant text NOT NULL, provider text NOT NULL, account_ref text NOT NULL, state text NOT NULL,
         options jsonb NOT NULL, created_at timestamptz NOT NULL, created_by text NOT NULL,
         CONSTRAINT pk_connections PRIMARY KEY (id),
-        CONSTRAINT uq_connections_tenant_provider_account_ref UNIQUE (tenant, provider, account_ref),
         CONSTRAINT ck_connections_state CHECK (state IN ('live', 'revoked'))
     )""",
+    """CREATE UNIQUE INDEX uq_connections_live_account ON connections (tenant, provider, account_ref)
+        WHERE state = 'live'""",
     """CREATE TABLE credentials (
         connection uuid NOT NULL, name text NOT NULL, version bigint NOT NULL, sealed bytea NOT NULL,
         CONSTRAINT pk_credentials PRIMARY KEY (connection, name, version),

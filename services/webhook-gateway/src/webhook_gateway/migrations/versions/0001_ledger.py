@@ -25,7 +25,7 @@ def upgrade() -> None:
             lane text NOT NULL, event_id text NOT NULL, event_type text NOT NULL, entity text NOT NULL,
             method text NOT NULL, key_id text NOT NULL, received_at timestamptz NOT NULL, trace_id text NOT NULL,
             topic text NOT NULL, partition integer NOT NULL, "offset" bigint NOT NULL, headers jsonb NOT NULL,
-            content_type text NOT NULL, body bytea NOT NULL, body_sha256 text NOT NULL,
+            content_type text NOT NULL, encoding text NOT NULL, body bytea NOT NULL, body_sha256 text NOT NULL,
             CONSTRAINT pk_deliveries PRIMARY KEY (id, item),
             CONSTRAINT ck_deliveries_outcome CHECK (outcome IN ('accepted', 'duplicate', 'rejected'))
         )"""
