@@ -100,24 +100,32 @@ def _validation_problem(error: ValidationError) -> Problem:
 
 async def render(request: Request, error: Exception) -> Response:
     """Turn any exception below a route into a problem-details response."""
-    if isinstance(error, Problem):
-        return error.response()
-    if isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        return Problem(error.status_code, code, error.detail, headers=error.headers).response()
-    if isinstance(error, Invalid):
-        return Problem(422, error.code, error.detail).response()
-    if isinstance(error, Terminal):
-        return Problem(409, error.code, error.detail).response()
+    problem = _callers_problem(error)
+    if problem is not None:
+        return problem.response()
     if isinstance(error, Transient) or is_unavailable(error):
         log.warning("request_unavailable", route=_route(request), error=type(error).__name__)
         headers = {"retry-after": str(RETRY_AFTER_S)}
         return Problem(503, "unavailable", "try again later", headers=headers).response()
-    if is_bad_value(error):
-        # A well-formed cursor of another list, or a character that text cannot hold: the value is named by no layer.
-        return Problem(422, "invalid_value", "a parameter has a value that cannot exist").response()
     log.error("request_failed", route=_route(request), exc_info=error)
     return Problem(500, "internal_error", "the error was logged").response()
+
+
+def _callers_problem(error: Exception) -> Problem | None:
+    """Return what the caller did wrong, or None when it was not the caller."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        return Problem(error.status_code, code, error.detail, headers=error.headers)
+    if isinstance(error, Invalid):
+        return Problem(422, error.code, error.detail)
+    if isinstance(error, Terminal):
+        return Problem(409, error.code, error.detail)
+    if is_bad_value(error):
+        # A well-formed cursor of another list, or a character that text cannot hold: no layer can name the field.
+        return Problem(422, "invalid_value", "a parameter has a value that cannot exist")
+    return None
 
 
 def _route(request: Request) -> str:
