@@ -96,6 +96,7 @@ lint: setup  ## Every rule that has a tool
 	$(PY) -m tools.linters
 	$(PY) -m tools.providers_check
 	$(PY) -m tools.schemas --check
+	$(PY) -m tools.gen_docs --check
 	$(PY) -m tools.compose_check
 	promtool check config --syntax-only deploy/prometheus/prometheus.yml
 	promtool check rules deploy/prometheus/rules/*.yml
@@ -108,7 +109,7 @@ providers-check: venv  ## The shape of every provider folder
 schemas: venv  ## Write the JSON Schema and AsyncAPI goldens
 	$(PY) -m tools.schemas
 
-docs: venv  ## Write docs/reference from the code
+docs: venv  ## Write docs/reference and CODEOWNERS from the code
 	$(PY) -m tools.gen_docs
 
 lock: venv  ## Recompile the hashed requirement files; UPGRADE=1 takes newer versions

@@ -45,7 +45,7 @@ SERVICES: Final[tuple[ServiceSpec, ...]] = (
     ServiceSpec("health-monitor", "health_monitor", 8703, "HEALTH_URL", "health_monitor"),
     ServiceSpec("verification", "verification", 8704, "VERIFICATION_URL", "verification"),
     ServiceSpec("orchestrator", "orchestrator", 8705, "ORCHESTRATOR_URL", "orchestrator"),
-    ServiceSpec("sandbox", "sandbox", 8706, "SANDBOX_URL"),
+    ServiceSpec("sandbox", "sandbox", 8706, "SANDBOX_URL", settings={"PATCHBAY_SANDBOX_ALLOW_HOSTS": ""}),
 )
 BY_NAME: Final = {spec.name: spec for spec in SERVICES}
 

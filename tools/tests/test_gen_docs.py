@@ -118,3 +118,10 @@ def test_modules_are_found_by_file_name(tmp_path: Path) -> None:
         (tmp_path / path).touch()
     found = gen_docs.modules_named(tmp_path, "metrics", ("libs/*/src", "services/*/src"))
     assert found == ["a.deep.metrics", "my_service.metrics"]
+
+
+def test_code_owners_come_from_the_manifests(tmp_path: Path) -> None:
+    folder = tmp_path / "libs/providers/src/providers/acme"
+    folder.mkdir(parents=True)
+    (folder / "manifest.toml").write_text('owners = ["@acme/one", "@acme/two"]')
+    assert gen_docs.codeowners(tmp_path).splitlines()[-1] == "/libs/providers/src/providers/acme/ @acme/one @acme/two"
