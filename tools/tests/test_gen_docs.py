@@ -52,7 +52,11 @@ def test_every_message_has_a_section_with_its_fields() -> None:
     assert [name for name in (*CATALOGUE, "delivery.accepted.v1") if f"\n## {name}\n" not in page] == []
     payment = page.split("## payment.changed.v1")[1].split("\n## ")[0]
     assert "On `sync.changes.v1`." in payment
-    assert row(payment, "amount") == "| `amount` | integer ≥ `0` | yes | in the currency's minor unit |"
+    unit = "in the currency's minor unit; absent while unknown"
+    assert row(payment, "amount") == f"| `amount` | integer ≥ `0` or null | no | {unit} |"
+    assert row(payment, "version") == (
+        "| `version` | integer ≥ `1` | yes | grows by one with every change of this payment |"
+    )
     assert row(payment, "previous_status") == "| `previous_status` | `PaymentStatus` or null | no |  |"
 
 
@@ -98,7 +102,7 @@ def test_codes_are_read_from_the_source() -> None:
 
 def test_the_errors_page_names_code_word_and_module() -> None:
     page = gen_docs.errors_page(gen_docs.ROOT)
-    assert row(page, "undecodable") == "| `undecodable` | `Invalid` | `contracts.codec` |"
+    assert row(page, "undecodable") == "| `undecodable` | `Invalid` | `contracts.codec`, `verification.handlers` |"
 
 
 def test_missing_and_different_pages_are_stale(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Final, Literal, Protocol
 
 from chassis.clock import Clock, SystemClock
@@ -44,6 +45,7 @@ Partition = tuple[str, int]
 
 # The same unit of work is run again at once this often after a deadlock or a serialization failure.
 ATOMIC_TRIES: Final = 3
+_PARTITION: Final = attrgetter("topic", "partition")
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 
@@ -159,7 +161,7 @@ class BatchLoop:
                 await self._back_off(failures[0])
                 return
             self._failures_in_a_row = 0
-            offsets = {(r.topic, r.partition): r.offset + 1 for r in due}
+            offsets = {partition: list(group)[-1].offset + 1 for partition, group in groupby(due, key=_PARTITION)}
             await kafka.commit(offsets)  # lint-skip: PB002 offsets of a consumer, not a transaction
             self.positions |= offsets
             histogram(LOOP_BATCH_SECONDS).labels(self.consumer).observe(self._clock.monotonic() - started)
@@ -176,7 +178,7 @@ class BatchLoop:
         """Return the records that are due; a retry partition with an early head is rewound and paused until then."""
         now_ms = int(self._clock.now().timestamp() * 1000)
         due: list[ConsumerRecord] = []
-        for partition, group in groupby(records, key=lambda r: (r.topic, r.partition)):
+        for partition, group in groupby(records, key=_PARTITION):
             for record in group:
                 wait_ms = not_before_ms(record) - now_ms if record.topic not in self._topics else 0
                 if wait_ms > 0:
@@ -347,7 +349,7 @@ class BatchLoop:
         kafka.pause(kafka.assignment())
 
     def _rewind(self, records: Sequence[ConsumerRecord], kafka: Consumer) -> None:
-        for partition, group in groupby(records, key=lambda r: (r.topic, r.partition)):
+        for partition, group in groupby(records, key=_PARTITION):
             kafka.seek(partition, next(group).offset)
 
     async def _back_off(self, error: BaseException) -> None:
@@ -366,7 +368,7 @@ class BatchLoop:
 
 def _slices(records: Sequence[ConsumerRecord], width: int) -> list[list[ConsumerRecord]]:
     """Deal whole partitions out to at most `width` slices of about equal size, keeping the order within each."""
-    partitions = [list(group) for _, group in groupby(records, key=lambda r: (r.topic, r.partition))]
+    partitions = [list(group) for _, group in groupby(records, key=_PARTITION)]
     slices: list[list[ConsumerRecord]] = [[] for _ in range(min(width, len(partitions)))]
     for partition in sorted(partitions, key=len, reverse=True):
         min(slices, key=len).extend(partition)
