@@ -66,9 +66,8 @@ class Api:
     async def search(self, request: Request) -> Response:
         """List runs, newest first."""
         query = query_of(request, SagaQuery)
-        filters = query.model_dump(exclude_none=True, exclude={"limit", "after"})
         async with self._database.connection() as connection:
-            found = await repository.search(connection, filters, query.cursor(1), query.limit + 1)
+            found = await repository.search(connection, query.filters(), query.cursor(1), query.limit + 1)
         return json_response(page(found, query.limit, ("id",)))
 
 

@@ -123,9 +123,8 @@ class Api:
     async def list_connections(self, request: Request) -> Response:
         """List connections, oldest first."""
         query = query_of(request, ConnectionQuery)
-        filters = query.model_dump(exclude_none=True, exclude={"limit", "after"})
         async with self._database.connection() as connection:
-            found = await connections.search(connection, filters, query.cursor(1), query.limit + 1)
+            found = await connections.search(connection, query.filters(), query.cursor(1), query.limit + 1)
         return json_response(page(found, query.limit, ("id",)))
 
     async def show_connection(self, request: Request) -> Response:
@@ -153,9 +152,8 @@ class Api:
     async def list_payments(self, request: Request) -> Response:
         """List canonical payments, latest change first."""
         query = query_of(request, PaymentQuery)
-        filters = query.model_dump(exclude_none=True, exclude={"limit", "after"})
         async with self._database.connection() as connection:
-            found = await payments.search(connection, filters, query.cursor(2), query.limit + 1)
+            found = await payments.search(connection, query.filters(), query.cursor(2), query.limit + 1)
         return json_response(page(found, query.limit, ("updated_at", "id")))
 
     async def show_payment(self, request: Request) -> Response:
@@ -169,9 +167,8 @@ class Api:
     async def list_effects(self, request: Request) -> Response:
         """List effects at providers by key."""
         query = query_of(request, EffectQuery)
-        filters = query.model_dump(exclude_none=True, exclude={"limit", "after"})
         async with self._database.connection() as connection:
-            found = await effects.search(connection, filters, query.cursor(1), query.limit + 1)
+            found = await effects.search(connection, query.filters(), query.cursor(1), query.limit + 1)
         return json_response(page(found, query.limit, ("key",)))
 
     def _endpoints(

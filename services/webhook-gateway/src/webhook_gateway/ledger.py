@@ -33,8 +33,7 @@ class DeliveryQuery(PageQuery):
 
     def filters(self) -> dict[str, Any]:
         """Return the filters that are set, by column."""
-        chosen = self.model_dump(exclude_none=True, exclude={"limit", "after"})
-        return {"event_type" if name == "type" else name: value for name, value in chosen.items()}
+        return {"event_type" if name == "type" else name: value for name, value in super().filters().items()}
 
 
 def routes(database: Database, tokens: TokenVerifier) -> list[BaseRoute]:

@@ -23,6 +23,10 @@ class PageQuery(BaseModel):
     limit: int = Field(default=50, ge=1, le=MAX_LIMIT)
     after: str | None = None
 
+    def filters(self) -> dict[str, Any]:
+        """Return the filters that are set, by name; what a list may be filtered by is what its query declares."""
+        return self.model_dump(exclude_none=True, exclude={"limit", "after"})
+
     def cursor(self, length: int) -> list[Any] | None:
         """Return the position after which the page starts; `Problem` 422 when it is not one of ours."""
         if self.after is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
-from uuid import UUID
 
 from chassis.db.connection import Connection
 from sync_worker.models import Effect
@@ -72,10 +71,4 @@ async def search(
         limit,
         *filters.values(),
     )
-    return [dict(row) for row in rows]
-
-
-async def of_saga(connection: Connection, saga_id: UUID) -> list[dict[str, Any]]:
-    """Return all effects of a saga."""
-    rows = await connection.fetch(f"SELECT {_SUMMARY} FROM effects WHERE saga_id = $1 ORDER BY key", saga_id)  # noqa: S608
     return [dict(row) for row in rows]
