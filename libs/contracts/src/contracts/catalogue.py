@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.events.base import Event
-from contracts.events.gateway import DeliveryRejected
+from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated
 from contracts.events.health import RouteChanged
 from contracts.events.orchestrator import RefundPayment, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
@@ -17,6 +17,8 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
     model.TYPE: model
     for model in (
         DeliveryRejected,
+        DeliveryRepeated,
+        AdmissionChanged,
         EndpointConfigured,
         PaymentChanged,
         CallsObserved,

@@ -92,10 +92,27 @@ GATEWAY_EVENTS: Final = {lane: _events(lane) for lane in Lane}
 GATEWAY_REJECTIONS: Final = Topic(
     name="gateway.rejections.v1",
     key="endpoint",
-    types=("delivery.rejected.v1",),
+    types=("delivery.rejected.v1", "delivery.repeated.v1"),
     writer="webhook-gateway",
     readers=("webhook-gateway",),
     retention_ms=30 * DAY_MS,
+)
+GATEWAY_QUARANTINE: Final = Topic(
+    name="gateway.quarantine.v1",
+    key="canonical entity, else endpoint",
+    types=("delivery.accepted.v1",),
+    writer="webhook-gateway",
+    readers=("webhook-gateway",),
+    retention_ms=30 * DAY_MS,
+)
+GATEWAY_ADMISSION: Final = Topic(
+    name="gateway.admission.v1",
+    key="the word admission",
+    types=("admission.changed.v1",),
+    writer="webhook-gateway",
+    readers=("webhook-gateway",),
+    compacted=True,
+    retries=False,
 )
 SYNC_ENDPOINTS: Final = Topic(
     name="sync.endpoints.v1",
@@ -169,6 +186,8 @@ PLATFORM_AUDIT: Final = Topic(
 TOPICS: Final[tuple[Topic, ...]] = (
     *GATEWAY_EVENTS.values(),
     GATEWAY_REJECTIONS,
+    GATEWAY_QUARANTINE,
+    GATEWAY_ADMISSION,
     SYNC_ENDPOINTS,
     SYNC_CHANGES,
     SYNC_CALLS,

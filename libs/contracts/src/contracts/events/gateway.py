@@ -9,9 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, get_args
+
+from pydantic import Field
 
 from contracts.envelope import Envelope
 from contracts.errors import Invalid
@@ -32,7 +35,20 @@ RejectionReason = Literal[
     "method_not_allowed",
     "slow_body",
     "undecodable_body",
+    "key_unavailable",
+    "address_not_allowed",
+    "rate_limited",
+    "shed",
+    "endpoint_retired",
+    "header_too_large",
+    "too_many_items",
+    "handshake_refused",
 ]
+
+# Where an accepted delivery came from: pushed, sent again by an operator, or fetched because it was missed.
+DeliverySource = Literal["webhook", "replay", "reconcile"]
+# Why an accepted delivery is held back from the lanes: its endpoint is paused, or its id came before with another body.
+Quarantine = Literal["", "paused", "conflict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,9 @@ class DeliveryAttributes:
     when the body itself is the event. Item 0 of a batch carries the whole raw request
     as its value, the others only their own bytes, so that the request can be verified again. `event` and `eventtype`
     are the provider's own words; `entity` is `kind:id` when the manifest could name the canonical entity. `signed` are
-    the headers that the signature covers or consists of, lower-case.
+    the headers that the signature covers or consists of, lower-case. `origin` is webhook, replay or reconcile, and
+    `replay` names the operator's act. `apiversion` is the provider's own, where its events say it. `quarantine` says
+    why the delivery is not in a lane. `cards` counts the card numbers that were found in the body.
     """
 
     delivery: str
@@ -64,6 +82,11 @@ class DeliveryAttributes:
     items: int = 0
     encoding: Literal["", "gzip"] = ""
     signed: tuple[tuple[str, str], ...] = ()
+    apiversion: str = ""
+    origin: DeliverySource = "webhook"
+    replay: str = ""
+    quarantine: Quarantine = ""
+    cards: int = 0
 
     def extensions(self) -> dict[str, str]:
         """Return the attributes as CloudEvents extensions."""
@@ -86,8 +109,11 @@ class DeliveryAttributes:
                 "verifiedat": _instant(raw["verifiedat"]),
                 "item": int(raw.get("item", "0")),
                 "items": int(raw.get("items", "0")),
-                "encoding": _coding(raw.get("encoding", "")),
+                "encoding": _word(raw, "encoding", ("", "gzip"), ""),
                 "signed": signed,
+                "origin": _word(raw, "origin", get_args(DeliverySource), "webhook"),
+                "quarantine": _word(raw, "quarantine", get_args(Quarantine), ""),
+                "cards": int(raw.get("cards", "0")),
             }
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
@@ -113,12 +139,11 @@ class DeliveryAttributes:
         return json.dumps(batch[0], separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _coding(text: str) -> Literal["", "gzip"]:
-    if text == "gzip":
-        return "gzip"
-    if text:
-        raise ValueError("encoding is not one of ours")
-    return ""
+def _word(raw: Mapping[str, str], name: str, words: tuple[str, ...], default: str) -> str:
+    word = raw.get(name, default)
+    if word not in words:
+        raise ValueError(f"{name} is not one of ours")
+    return word
 
 
 def _instant(text: str) -> datetime:
@@ -149,3 +174,37 @@ class DeliveryRejected(Event):
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
     body_bytes: int = 0
+
+
+class DeliveryRepeated(Event):
+    """A provider sent an event again whose first delivery is durable: acknowledged, and not written to a lane again."""
+
+    TYPE: ClassVar[str] = "delivery.repeated.v1"
+
+    delivery: str
+    first_delivery: str
+    endpoint: str
+    provider: str
+    tenant: str
+    connection: str
+    event: str
+    event_type: str
+    key_id: str
+    received_at: Instant
+    body_sha256: str
+
+
+class AdmissionChanged(Event):
+    """How the gateway must treat bulk deliveries from now on; the newest record counts, critical is never affected.
+
+    `emergency` is an operator's switch and sheds all bulk. `bulk_per_s` limits bulk of each gateway process while the
+    consumers lag; None means no limit. `reason` is for people.
+    """
+
+    TYPE: ClassVar[str] = "admission.changed.v1"
+
+    emergency: bool
+    bulk_per_s: float | None = Field(default=None, ge=0)
+    reason: str
+    by: str
+    at: Instant

@@ -31,10 +31,70 @@ def endpoint_secret_place(tenant: str, endpoint: str, key_id: str) -> str:
     return f"endpoint|{tenant}|{endpoint}|{key_id}"
 
 
+class EndpointToken(Event):
+    """One opaque token of an endpoint's URL; more than one lives while the URL is being rotated."""
+
+    TYPE: ClassVar[str] = "endpoint.token.v1"
+
+    token: str
+    not_after: Instant | None = None
+
+
+class RateLimit(Event):
+    """A token bucket: `per_s` deliveries a second on average, `burst` at once."""
+
+    TYPE: ClassVar[str] = "endpoint.rate.v1"
+
+    per_s: float = Field(gt=0)
+    burst: int = Field(ge=1)
+
+
+class EndpointLaneRule(Event):
+    """Deliveries that belong to another lane than the manifest says; the first rule that matches wins.
+
+    All conditions that are given must hold: `types` are globs over the event type; `amount` is a JSON pointer to a
+    number that is at least `min_amount`; `due` is a JSON pointer to a date or an instant which is today in `timezone`
+    (an IANA name). A condition whose field is absent from the body does not hold.
+    """
+
+    TYPE: ClassVar[str] = "endpoint.lane.v1"
+
+    lane: Lane
+    types: tuple[str, ...] = ("*",)
+    amount: str = ""
+    min_amount: float | None = None
+    due: str = ""
+    timezone: str = "UTC"
+
+
+class TenantRoutes(Event):
+    """Whose delivery it is: the value at `source` (as in a manifest: `body:/account`) names a tenant in `accounts`.
+
+    A value that is not listed, or absent, leaves the delivery with the endpoint's own tenant.
+    """
+
+    TYPE: ClassVar[str] = "endpoint.routes.v1"
+
+    source: str
+    accounts: dict[str, Slug]
+
+
+class ArrivalProfile(Event):
+    """What silence means for an endpoint: `learned` from its own rhythm, a fixed longest gap in seconds, or nothing."""
+
+    TYPE: ClassVar[str] = "endpoint.arrivals.v1"
+
+    mode: Literal["learned", "fixed", "off"] = "learned"
+    max_gap_s: float | None = Field(default=None, gt=0)
+
+
 class EndpointConfigured(Event):
     """A webhook endpoint as the gateway must serve it from now on; a tombstone removes it.
 
-    `url` is the address as registered at the provider, because some schemes sign it.
+    `url` is the address as registered at the provider, because some schemes sign it. Without `tokens` the endpoint's
+    id is its token. While it is `paused`, deliveries are verified, acknowledged and held back from the lanes.
+    `tenant_rate` is shared by all endpoints of the tenant. `redact` are JSON pointers that the ledger does not show;
+    `card_numbers` says what happens to a card number in a body: only marked, or also masked before it is written.
     """
 
     TYPE: ClassVar[str] = "endpoint.configured.v1"
@@ -48,6 +108,17 @@ class EndpointConfigured(Event):
     secrets: tuple[SealedSecret, ...]
     # Configuration that a manifest declares for one endpoint, e.g. the header name of a generic scheme.
     options: dict[str, str] = Field(default_factory=dict)
+    state: Literal["live", "paused"] = "live"
+    tokens: tuple[EndpointToken, ...] = ()
+    allowed_ips: tuple[str, ...] = Field(default=(), description="CIDR ranges; empty allows every address")
+    rate: RateLimit | None = None
+    tenant_rate: RateLimit | None = None
+    max_body_bytes: int | None = Field(default=None, ge=1)
+    lane_rules: tuple[EndpointLaneRule, ...] = ()
+    tenant_routes: TenantRoutes | None = None
+    arrivals: ArrivalProfile = ArrivalProfile()
+    redact: tuple[str, ...] = ()
+    card_numbers: Literal["mark", "mask"] = "mark"
     version: int
 
 
