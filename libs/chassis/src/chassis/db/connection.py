@@ -16,9 +16,10 @@ ACQUIRE_TIMEOUT_S: Final = 5.0
 # asyncpg's generics exist for type checkers only, so the alias is a string at run time.
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 # SQLSTATE classes that say "the database is not available", not "this statement is wrong": connection exceptions,
-# insufficient resources, operator intervention, system error; and a read-only server after a failover.
+# insufficient resources, operator intervention, system error. Beside them: a read-only server after a failover, and a
+# database that is closed to new connections (ALTER DATABASE … ALLOW_CONNECTIONS false).
 _UNAVAILABLE_CLASSES: Final = ("08", "53", "57", "58")
-_READ_ONLY: Final = "25006"
+_UNAVAILABLE: Final = ("25006", "55000")
 # Serialization failure, deadlock, and a cached plan outlived by a migration (stack.md §6): the same work may succeed.
 _RETRYABLE: Final = ("40001", "40P01")
 
@@ -27,8 +28,9 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether an exception means that the database cannot be reached or used right now."""
     if isinstance(error, asyncpg.PostgresError):
         state = str(error.sqlstate or "")
-        return state.startswith(_UNAVAILABLE_CLASSES) or state == _READ_ONLY
-    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError)
+        return state.startswith(_UNAVAILABLE_CLASSES) or state in _UNAVAILABLE
+    # asyncpg reports a statement on a connection that the server is just terminating as an internal error of its own.
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def is_bad_value(error: BaseException) -> bool:

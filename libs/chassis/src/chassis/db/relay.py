@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import asyncpg
 
 from chassis.clock import Clock, SystemClock
-from chassis.db.connection import server_settings
+from chassis.db.connection import is_unavailable, server_settings
 from chassis.db.database import Database
 from chassis.kafka.rows import Row
 from chassis.telemetry.logs import logger
@@ -59,7 +59,9 @@ class OutboxRelay:
         while not self._stopping:
             try:
                 await self._lead()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except Exception as error:
+                if not (isinstance(error, asyncpg.PostgresError) or is_unavailable(error)):
+                    raise
                 log.warning("outbox_relay_lost_database", error=type(error).__name__)
                 await self._clock.sleep(ERROR_BACKOFF_S)
 
