@@ -47,6 +47,10 @@ class Platform:
         """Return what a PUT answers."""
         return self._ask("PUT", service, path, json=body)
 
+    def patch(self, service: str, path: str, body: Mapping[str, Any]) -> Any:
+        """Return what a PATCH answers."""
+        return self._ask("PATCH", service, path, json=body)
+
     def delete(self, service: str, path: str) -> None:
         """Delete something."""
         self._ask("DELETE", service, path)

@@ -11,12 +11,13 @@ import typer
 
 from contracts.errors import Invalid
 from patchbay import demo as demo_story
-from patchbay import output, sending, tailing, traces
+from patchbay import endpoints, output, sending, tailing, traces
 from patchbay.client import Platform
 from patchbay.environment import CliError, load_environment
 from providers import registry
 
 _typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a running Patchbay, and play with it.")
+_typer.add_typer(endpoints.commands, name="endpoints")
 _SUMMARY: Final = ("received_at", "provider", "outcome", "reason", "event_type", "entity", "tenant", "trace_id", "id")
 
 

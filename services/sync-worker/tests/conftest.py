@@ -10,38 +10,47 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from chassis.db.database import Database
+from chassis.http.auth import Role
 from chassis.sealing import Keyring
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import rows
 from chassis.testing.postgres import PostgresAdmin
-from chassis.testing.service_kit import LocalIssuer, service_database
+from chassis.testing.service_kit import LocalIssuer, api_client, service_database
 from contracts.codec import decode, encode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid, Transient
 from contracts.events.health import RouteChanged, RouteState
 from contracts.events.orchestrator import Command, RefundPayment, SendMessage
-from contracts.events.sync import CommandAnswered
+from contracts.events.platform import AuditRecorded
+from contracts.events.sync import CommandAnswered, EndpointConfigured
 from contracts.ids import effect_key, uuid7
-from contracts.topics import SYNC_RESULTS
+from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS, SYNC_RESULTS
 from providers import registry
 from providers.manifest import Manifest
 from providers.provider import Provider
 from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, PaymentSnapshot
 from sync_worker import payments as rule
 from sync_worker.effects import EffectDesk
+from sync_worker.endpoint_routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
+from sync_worker.endpoint_settings import Limits
+from sync_worker.endpoints import Endpoints
 from sync_worker.executor import Executor
 from sync_worker.models import Connection, Effect
 from sync_worker.outbound import CallPlan, CallResult
 from sync_worker.repository import connections, effects, payments
+from sync_worker.routes import Api, routes
 from sync_worker.routing import RouteTable
+from sync_worker.tenant_tree import TenantTree
 from sync_worker.vault import Vault
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TENANT = "t1"
+LIMITS = Limits(max_body_bytes=1_000_000, max_per_s=1000.0)
 LIFETIME = {"idempotency_lifetime_h": {"description": "hours that a key is known", "default": "", "pattern": "|[0-9]+"}}
 
 
@@ -78,12 +87,9 @@ class FakeProvider(Provider):
     def __init__(self, slug: str, *, read_back: bool, keyed: bool, operation: str, capability: str) -> None:
         idempotency = {"kind": "header", "name": "Idempotency-Key"} if keyed else {"kind": "none"}
         signature = {"scheme": "hmac", "header": "X-Signature", "encoding": "hex", "template": "{body}"}
-        document: dict[str, Any] = {
-            "schema": 1,
-            "slug": slug,
-            "name": slug,
-            "category": "test",
-            "docs": "https://docs.test/",
+        identity = {"schema": 1, "slug": slug, "name": slug, "category": "test", "docs": "https://docs.test/"}
+        spec = {"name": operation, "capability": capability, "class": "pinned", "read_back": read_back, "timeout_s": 10}
+        document: dict[str, Any] = identity | {
             "owners": ["@tests"],
             "tier": "bronze",
             "capabilities": [capability],
@@ -94,16 +100,7 @@ class FakeProvider(Provider):
             "options": LIFETIME,
             "webhook": {"signature": signature, "event_id": ["body:/id"], "event_type": ["body:/type"]},
             "api": {"base_url": "https://api.test", "auth": {"kind": "bearer", "secret": "api_key"}},
-            "operations": [
-                {
-                    "name": operation,
-                    "capability": capability,
-                    "class": "pinned",
-                    "idempotency": idempotency,
-                    "read_back": read_back,
-                    "timeout_s": 10,
-                }
-            ],
+            "operations": [spec | {"idempotency": idempotency}],
             "health": {"probe": {"path": "/probe/{account_ref}", "timeout_ms": 500}},
         }
         super().__init__(Path("/nowhere"), Manifest.model_validate(document))
@@ -128,14 +125,8 @@ OTHER = FakeProvider("othertext", read_back=True, keyed=False, operation="messag
 
 def snapshot(external_id: str = "p1", **known: Any) -> PaymentSnapshot:
     """Return a snapshot of a succeeded payment of 1000, but for what is given."""
-    defaults: dict[str, Any] = {
-        "status": "succeeded",
-        "amount": 1000,
-        "amount_refunded": None,
-        "currency": "EUR",
-        "fence": 10,
-    }
-    return PaymentSnapshot(external_id=external_id, occurred_at=START, **(defaults | known))
+    defaults: dict[str, Any] = {"status": "succeeded", "amount": 1000, "amount_refunded": None, "currency": "EUR"}
+    return PaymentSnapshot(external_id=external_id, occurred_at=START, **(defaults | {"fence": 10} | known))
 
 
 @pytest.fixture
@@ -222,7 +213,7 @@ class Desk:
         secrets = knobs.get("secrets", {"webhook": "w", "api_key": "canary-api-key"})
         async with self.database.unit_of_work() as uow:
             sealed = self.vault.seal(connection.tenant, connection.id, secrets)
-            assert await connections.insert(uow.connection, connection, sealed, [])
+            assert await connections.insert(uow.connection, connection, sealed)
         return connection.id
 
     async def pay(self, provider: Provider, connection: UUID, phone: str = "", **known: Any) -> UUID:
@@ -247,15 +238,8 @@ class Desk:
 
     def message(self, payment: UUID, attempt: int = 1) -> SendMessage:
         key = effect_key(str(self.saga), "notify", "do")
-        return SendMessage(
-            saga_id=self.saga,
-            step="notify",
-            effect_key=key,
-            attempt=attempt,
-            tenant=TENANT,
-            payment_id=payment,
-            text="Refunded.",
-        )
+        known = {"saga_id": self.saga, "step": "notify", "effect_key": key, "attempt": attempt, "tenant": TENANT}
+        return SendMessage(**known, payment_id=payment, text="Refunded.")
 
     async def take(self, command: Command) -> None:
         async with self.database.unit_of_work() as uow:
@@ -302,6 +286,38 @@ class Desk:
 
 
 @dataclass(frozen=True)
+class Platform:
+    """All routes with the role operator, and what was published about endpoints and tenants."""
+
+    database: Database
+    api: httpx.AsyncClient
+
+    async def connect(self, secret: str, tenant: str = "t1", account_ref: str = "acct") -> tuple[str, str]:
+        """Connect an account and return the connection and the path of its endpoint."""
+        secrets = {"webhook": secret, "api_key": f"{secret}-api"}
+        body = {"provider": "payer", "tenant": tenant, "account_ref": account_ref, "secrets": secrets}
+        made = (await self.api.post("/v1/connections", json=body)).json()
+        return made["id"], f"/v1/endpoints/{made['endpoints'][0]['id']}"
+
+    async def records(self, endpoint: str) -> list[EndpointConfigured | None]:
+        """Return what was published about an endpoint, in the order of the topic; None is its tombstone."""
+        key = endpoint.rpartition("/")[2].encode()
+        query = "SELECT value FROM outbox WHERE topic = $1 AND key = $2 ORDER BY xid, id"
+        found = [row["value"] for row in await rows(self.database.dsn, query, SYNC_ENDPOINTS.name, key)]
+        return [None if value is None else decode(EndpointConfigured, value) for value in found]
+
+    async def newest(self, endpoint: str) -> Any:
+        return (await self.records(endpoint))[-1]
+
+    async def audited(self) -> list[tuple[str, str, dict[str, str]]]:
+        """Return who did what to endpoints and tenants, with the details."""
+        query = "SELECT value FROM outbox WHERE topic = $1 ORDER BY xid, id"
+        found = await rows(self.database.dsn, query, PLATFORM_AUDIT.name)
+        entries = [decode(AuditRecorded, row["value"]) for row in found]
+        return [(one.actor, one.action, one.detail) for one in entries if not one.target.startswith("connection/")]
+
+
+@dataclass(frozen=True)
 class Kit:
     """What test files need from here: they cannot import a conftest."""
 
@@ -312,6 +328,7 @@ class Kit:
     answered: Callable[..., CallResult] = answered
     snapshot: Callable[..., PaymentSnapshot] = snapshot
     start: datetime = START
+    limits: Limits = LIMITS
     unanswered: CallResult = field(default_factory=lambda: CallResult("timeout", None))
     unsent: CallResult = field(default_factory=lambda: CallResult("connect_error", None, provably_unsent=True))
 
@@ -324,6 +341,16 @@ def kit() -> Kit:
 @pytest.fixture(scope="session")
 def keyring() -> Keyring:
     return Keyring({1: b"\x01" * 32}, 1)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+def acts(keyring: Keyring, clock: ManualClock) -> Endpoints:
+    return Endpoints(keyring, clock, "https://gateway.test", LIMITS)
 
 
 @pytest.fixture
@@ -342,7 +369,8 @@ async def database(migrated: Database) -> Database:
     """Give the service's database, emptied: migrating one per test would take a second each."""
     async with migrated.connection() as connection:
         await connection.execute(
-            "TRUNCATE connections, credentials, endpoints, payments, effects, inbox, outbox, idempotent_answers"
+            """TRUNCATE connections, credentials, endpoints, endpoint_secrets, endpoint_tokens, tenants, payments,
+                        effects, inbox, outbox, idempotent_answers"""
         )
     return migrated
 
@@ -350,3 +378,22 @@ async def database(migrated: Database) -> Database:
 @pytest.fixture
 def desk(database: Database, keyring: Keyring, fakes: dict[str, Provider]) -> Desk:  # noqa: ARG001 (its effect)
     return Desk(database, keyring)
+
+
+@pytest_asyncio.fixture
+async def platform(
+    database: Database, keyring: Keyring, issuer: LocalIssuer, clock: ManualClock, acts: Endpoints
+) -> AsyncIterator[Platform]:
+    tokens = issuer.verifier()
+    served = [
+        *routes(Api(database, keyring, clock, acts), tokens),
+        *endpoint_routes(EndpointApi(database, acts, clock), tokens),
+        *tenant_routes(TenantApi(database, TenantTree(acts, clock, LIMITS)), tokens),
+    ]
+    async with api_client(served, issuer.headers(Role.OPERATOR, subject="ann")) as client:
+        yield Platform(database, client)
+
+
+@pytest.fixture
+def api(platform: Platform) -> httpx.AsyncClient:
+    return platform.api

@@ -12,13 +12,19 @@ from chassis.service import Service
 from contracts.topics import GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
 from sync_worker.calls import CallReporter
 from sync_worker.effects import EffectDesk
+from sync_worker.endpoint_routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
+from sync_worker.endpoint_settings import Limits
+from sync_worker.endpoints import Endpoints
 from sync_worker.executor import Executor
 from sync_worker.handlers import Handlers
+from sync_worker.key_watch import KeyWatch
 from sync_worker.outbound import ProviderClient
 from sync_worker.probes import Prober
+from sync_worker.republish import Republisher
 from sync_worker.routes import Api, routes
 from sync_worker.routing import RouteTable
 from sync_worker.settings import Settings
+from sync_worker.tenant_tree import TenantTree
 from sync_worker.vault import Vault
 
 NAME = "sync-worker"
@@ -41,6 +47,7 @@ def create(settings: Settings) -> Service:
     service.add_background("call reports", reporter.run)
     service.add_background("effect executor", executor.run)
     service.add_background("probes", Prober(database, client, vault, table, clock).run)
+    _configuration(service, settings, database, keyring, clock)
     # Drained last to first: calls end, then their pools, then what they reported leaves.
     for drain in (reporter.flush, client.close, executor.drain):
         service.add_drain(drain)
@@ -49,8 +56,20 @@ def create(settings: Settings) -> Service:
     service.add_loop(
         BatchLoop("sync-worker-commands", list(ORCHESTRATOR_COMMANDS.values()), handlers.commands, database)
     )
-    service.add_routes(routes(Api(database, keyring, clock, settings.public_gateway_url), service.tokens))
     return service
+
+
+def _configuration(
+    service: Service, settings: Settings, database: Database, keyring: Keyring, clock: SystemClock
+) -> None:
+    """Add what serves people: the API, and the two tasks that look after endpoints and their keys."""
+    limits = Limits(max_body_bytes=settings.endpoint_max_body_bytes, max_per_s=settings.endpoint_max_per_s)
+    endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits)
+    service.add_background("endpoint republisher", Republisher(database, endpoints, clock).run)
+    service.add_background("key watch", KeyWatch(database, clock, warning_h=settings.key_warning_h).run)
+    service.add_routes(routes(Api(database, keyring, clock, endpoints), service.tokens))
+    service.add_routes(endpoint_routes(EndpointApi(database, endpoints, clock), service.tokens))
+    service.add_routes(tenant_routes(TenantApi(database, TenantTree(endpoints, clock, limits)), service.tokens))
 
 
 def asyncapi() -> str:

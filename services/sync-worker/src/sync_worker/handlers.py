@@ -24,6 +24,7 @@ from providers.sdk import PaymentSnapshot
 from sync_worker import payments
 from sync_worker.commands import decode_command
 from sync_worker.effects import EffectDesk
+from sync_worker.key_watch import KeyUses
 from sync_worker.metrics import PAYMENTS
 from sync_worker.models import Payment
 from sync_worker.repository import payments as payments_table
@@ -36,10 +37,13 @@ class Handlers:
         self._keyring = keyring
         self._desk = desk
         self._clock = clock
+        self._uses = KeyUses()
 
     async def deliveries(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
-        """Merge what deliveries say about payments, one change event per accepted snapshot."""
-        seen = [(message, one) for message in messages for one in self._read(message)]
+        """Merge what deliveries say about payments, an event per accepted snapshot; note which keys are used."""
+        deliveries = [(message, DeliveryAttributes.of(message.envelope)) for message in messages]
+        await self._uses.note(uow, (attributes for _, attributes in deliveries))
+        seen = [(message, one) for message, attributes in deliveries for one in self._read(message, attributes)]
         if not seen:
             return
         known = await payments_table.lock(uow.connection, [one.payment_id for _, one in seen])
@@ -68,8 +72,7 @@ class Handlers:
         for message in messages:
             await self._desk.take(uow, decode_command(message.envelope), message.trace or "")
 
-    def _read(self, message: Message) -> list[payments.Seen]:
-        attributes = DeliveryAttributes.of(message.envelope)
+    def _read(self, message: Message, attributes: DeliveryAttributes) -> list[payments.Seen]:
         if not attributes.entity.startswith(f"{payments.KIND}:"):
             return []
         provider = registry.get(attributes.provider)

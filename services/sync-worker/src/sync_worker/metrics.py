@@ -18,4 +18,12 @@ PAYMENTS = Metric(
     "sync_payment_snapshots_total", "counter", "Payment snapshots by what became of them.", ("provider", "outcome")
 )
 CALLS_UNREPORTED = Metric("sync_calls_unreported_total", "counter", "Call reports that the broker did not take.")
-METRICS: Final[tuple[Metric, ...]] = (REQUESTS, REQUEST_SECONDS, IN_FLIGHT, EFFECTS, PAYMENTS, CALLS_UNREPORTED)
+KEYS_EXPIRING_IN_USE = Metric(
+    "sync_endpoint_keys_expiring_in_use",
+    "gauge",
+    "Webhook keys that end soon, were used in the last hour and have a newer key beside them.",
+)
+METRICS: Final[tuple[Metric, ...]] = (
+    *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, EFFECTS, PAYMENTS, CALLS_UNREPORTED),
+    KEYS_EXPIRING_IN_USE,
+)

@@ -54,15 +54,81 @@ class Credential(Base, table=True):
 
 
 class Endpoint(Base, table=True):
-    """A webhook endpoint of a connection, as published on `sync.endpoints.v1`."""
+    """A webhook endpoint of a connection, as published on `sync.endpoints.v1`.
+
+    `url` is the newest of its addresses, `settings` what `PATCH /v1/endpoints/{id}` set (`EndpointSettings`), and
+    `keys_issued` counts key ids, which are never used again. At `republish_at` the record has to be published anew:
+    a key or token ends then, or a limit of the tenant changed. `version` grows when `record_hash` changes.
+    """
 
     __tablename__ = "endpoints"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('live', 'paused')", name="state"),
+        sa.Index("ix_endpoints_republish_at", "republish_at", postgresql_where=sa.text("republish_at IS NOT NULL")),
+    )
 
     id: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
     connection: UUID = Field(foreign_key="connections.id", index=True)
     url: str = Field(sa_type=sa.Text)
     lane: str = Field(sa_type=sa.Text)
     version: int
+    state: str = Field(default="live", sa_type=sa.Text)
+    settings: dict[str, Any] = Field(default_factory=dict, sa_column=sa.Column(JSONB, nullable=False))
+    keys_issued: int = 0
+    republish_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    record_hash: str = Field(default="", sa_type=sa.Text)
+
+
+class EndpointKey(Base, table=True):
+    """One secret that verifies an endpoint's deliveries while `not_before <= now < not_after`.
+
+    `sealed` is absent for the first key of an endpoint that is older than this table: the connection's own secret is
+    sealed for the endpoint when its record is next published. `last_used_at` is exact to a minute.
+    """
+
+    __tablename__ = "endpoint_secrets"
+
+    endpoint: str = Field(
+        sa_column=sa.Column(sa.Text, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), primary_key=True)
+    )
+    key_id: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    sealed: bytes | None = Field(default=None, sa_column=sa.Column(BYTEA))
+    not_before: datetime | None = Field(default=None, sa_type=INSTANT)
+    not_after: datetime | None = Field(default=None, sa_type=INSTANT)
+    created_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=sa.Text)
+    last_used_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    warned_at: datetime | None = Field(default=None, sa_type=INSTANT)
+
+
+class EndpointAddress(Base, table=True):
+    """One opaque token of an endpoint's URL, served until `not_after`."""
+
+    __tablename__ = "endpoint_tokens"
+
+    token: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    endpoint: str = Field(
+        sa_column=sa.Column(sa.Text, sa.ForeignKey("endpoints.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
+    url: str = Field(sa_type=sa.Text)
+    not_after: datetime | None = Field(default=None, sa_type=INSTANT)
+    created_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=sa.Text)
+
+
+class Tenant(Base, table=True):
+    """A node of the franchise tree: network, franchisee, location. One that nobody declared is a root of its own.
+
+    `limits` is `{"deliveries_per_s", "burst"}` for all deliveries of the tenant together, or nothing.
+    """
+
+    __tablename__ = "tenants"
+
+    slug: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    parent: str | None = Field(default=None, sa_column=sa.Column(sa.Text, sa.ForeignKey("tenants.slug"), index=True))
+    name: str = Field(sa_type=sa.Text)
+    limits: dict[str, float] | None = Field(default=None, sa_column=sa.Column(JSONB))
+    version: int = 1
 
 
 class Payment(Base, table=True):

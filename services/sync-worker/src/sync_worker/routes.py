@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import secrets as random
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -21,19 +19,17 @@ from chassis.http.problems import Problem, body_of, invalid, json_response, not_
 from chassis.sealing import Keyring
 from contracts.errors import Invalid
 from contracts.events.base import Slug
-from contracts.events.platform import AuditRecorded
-from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
 from contracts.ids import uuid7
-from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS, Lane
+from contracts.topics import SYNC_ENDPOINTS, Lane
 from providers import registry
 from providers.provider import Provider
-from sync_worker.models import Connection, Endpoint
-from sync_worker.repository import connections, effects, payments
+from sync_worker.audit import Audit
+from sync_worker.endpoint_settings import EndpointSettings
+from sync_worker.endpoints import Endpoints
+from sync_worker.models import Connection
+from sync_worker.repository import connections, effects, endpoints, payments, tenants
+from sync_worker.repository.endpoints import Stored
 from sync_worker.vault import Vault
-
-# 128 random bits in the URL: an endpoint cannot be guessed, and its provider's signature still has to verify.
-ENDPOINT_ID_BYTES: Final = 16
-FIRST_KEY_ID: Final = "k1"
 
 
 class NewConnection(BaseModel):
@@ -78,12 +74,12 @@ class EffectQuery(PageQuery):
 class Api:
     """Handlers of the routes with what they need."""
 
-    def __init__(self, database: Database, keyring: Keyring, clock: Clock, gateway_url: str) -> None:
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock, desk: Endpoints) -> None:
         self._database = database
-        self._keyring = keyring
         self._vault = Vault(keyring)
         self._clock = clock
-        self._gateway_url = gateway_url
+        self._desk = desk
+        self._audit = Audit(clock)
 
     async def create_connection(self, request: Request) -> Response:
         """Connect an account: check the secrets, seal them, publish the endpoint. 201, or 409 if it is connected."""
@@ -108,14 +104,19 @@ class Api:
                 created_at=self._clock.now(),
                 created_by=actor,
             )
-            endpoints = self._endpoints(connection, provider, given, new.lane)
+            # Before the tenant's row: a change of the tree locks the tree first and rows after it.
+            await tenants.lock_tree(uow.connection, shared=True)
+            await tenants.ensure(uow.connection, connection.tenant)
             credentials = self._vault.seal(new.tenant, connection.id, given)
-            if not await connections.insert(uow.connection, connection, credentials, endpoints):
+            if not await connections.insert(uow.connection, connection, credentials):
                 raise Problem(409, "connection_exists", "account_ref: this account is connected already")
-            for endpoint in endpoints:
-                self._publish(uow, connection, endpoint, given[provider.webhook.secret])
-            self._audit(uow, actor, "connection.created", connection.tenant, connection.id)
-            shown = [{"id": endpoint.id, "url": endpoint.url} for endpoint in endpoints]
+            self._record(uow, actor, "connection.created", connection)
+            created: list[Stored] = []
+            if provider.manifest.webhook is not None and provider.webhook.secret in given:
+                settings = EndpointSettings(lane=new.lane)
+                secret = given[provider.webhook.secret]
+                created.append(await self._desk.create(uow, connection, secret, settings, actor))
+            shown = [{"id": one.endpoint.id, "url": one.endpoint.url} for one in created]
             return 201, _shown(connection) | {"endpoints": shown, "secrets": sorted(given)}
 
         return await write_once(request, self._database, write)
@@ -142,11 +143,13 @@ class Api:
             known = await connections.by_id(uow.connection, connection_id)
             if known is None:
                 raise not_found("connection")
-            for endpoint in await connections.revoke(uow.connection, connection_id) or []:
-                uow.tombstone(SYNC_ENDPOINTS, endpoint)
-            if known.state == "live":
-                actor = request.state.principal.subject
-                self._audit(uow, actor, "connection.revoked", known.tenant, connection_id)
+            # In turn with whoever publishes one of its endpoints, so that the tombstones come last.
+            await endpoints.serialise(uow.connection, connection_id)
+            revoked = await connections.revoke(uow.connection, connection_id)
+            if revoked is not None:
+                for endpoint in revoked:
+                    uow.tombstone(SYNC_ENDPOINTS, endpoint)
+                self._record(uow, request.state.principal.subject, "connection.revoked", known)
         return Response(status_code=204)
 
     async def list_payments(self, request: Request) -> Response:
@@ -171,42 +174,9 @@ class Api:
             found = await effects.search(connection, query.filters(), query.cursor(1), query.limit + 1)
         return json_response(page(found, query.limit, ("key",)))
 
-    def _endpoints(
-        self, connection: Connection, provider: Provider, given: dict[str, str], lane: Lane
-    ) -> list[Endpoint]:
-        if provider.manifest.webhook is None or provider.webhook.secret not in given:
-            return []
-        endpoint_id = random.token_urlsafe(ENDPOINT_ID_BYTES)
-        url = f"{self._gateway_url}/hooks/{endpoint_id}"
-        return [Endpoint(id=endpoint_id, connection=connection.id, url=url, lane=lane, version=1)]
-
-    def _publish(self, uow: UnitOfWork, connection: Connection, endpoint: Endpoint, secret: str) -> None:
-        place = endpoint_secret_place(connection.tenant, endpoint.id, FIRST_KEY_ID)
-        sealed = base64.b64encode(self._keyring.seal(secret, place)).decode()
-        configured = EndpointConfigured(
-            endpoint=endpoint.id,
-            connection=connection.id,
-            provider=connection.provider,
-            tenant=connection.tenant,
-            url=endpoint.url,
-            lane=Lane(endpoint.lane),
-            secrets=(SealedSecret(key_id=FIRST_KEY_ID, sealed=sealed),),
-            options=connection.options,
-            version=endpoint.version,
-        )
-        uow.emit(SYNC_ENDPOINTS, endpoint.id, configured, tenant=connection.tenant)
-
-    def _audit(self, uow: UnitOfWork, actor: str, action: str, tenant: str, target: UUID) -> None:
-        recorded = AuditRecorded(
-            audit_id=uuid7(),
-            tenant=tenant,
-            service="sync-worker",
-            actor=actor,
-            action=action,
-            target=f"connection/{target}",
-            at=self._clock.now(),
-        )
-        uow.emit(PLATFORM_AUDIT, tenant, recorded, tenant=tenant)
+    def _record(self, uow: UnitOfWork, actor: str, action: str, connection: Connection) -> None:
+        target = f"connection/{connection.id}"
+        self._audit.record(uow, actor, action, tenant=connection.tenant, target=target)
 
 
 def routes(api: Api, tokens: TokenVerifier) -> list[BaseRoute]:

@@ -21,3 +21,12 @@ class Settings(DatabaseSettings):
         description="sandbox URL; calls go to <it>/<provider> instead of the providers. Empty: the providers",
     )
     executors: int = Field(default=16, ge=1, le=256, description="provider calls in flight per process")
+    endpoint_max_body_bytes: int = Field(
+        default=960 * 1024, gt=0, description="greatest body limit of an endpoint; what the gateway takes at most"
+    )
+    endpoint_max_per_s: float = Field(
+        default=10_000.0, gt=0, description="greatest rate limit of an endpoint or tenant, in deliveries a second"
+    )
+    key_warning_h: float = Field(
+        default=24.0, gt=0, description="warn this many hours before a webhook key ends that is still in use"
+    )

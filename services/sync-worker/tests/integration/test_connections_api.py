@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from chassis.db.database import Database
 from chassis.http.auth import Role
 from chassis.sealing import Keyring, SealError
-from chassis.testing.clock import ManualClock
 from chassis.testing.harness import rows
 from chassis.testing.postgres import PostgresAdmin
-from chassis.testing.service_kit import LocalIssuer, api_client, migrated_dsn, schema_differences
+from chassis.testing.service_kit import LocalIssuer, migrated_dsn, schema_differences
 from contracts.codec import decode
 from contracts.errors import Terminal
 from contracts.events.platform import AuditRecorded
@@ -26,7 +22,6 @@ from contracts.events.sync import EndpointConfigured, endpoint_secret_place
 from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS
 from providers import registry
 from providers.provider import Provider
-from sync_worker.routes import Api, routes
 from sync_worker.vault import Vault
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -34,13 +29,6 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 CONNECTIONS = "/v1/connections"
 REAL = [provider for provider in registry.all_providers() if provider.manifest.webhook]
 CANARY = "canary-5f1c"
-
-
-@pytest_asyncio.fixture
-async def api(database: Database, keyring: Keyring, issuer: LocalIssuer) -> AsyncIterator[httpx.AsyncClient]:
-    api = Api(database, keyring, ManualClock(datetime(2026, 3, 1, tzinfo=UTC)), "https://gateway.test")
-    async with api_client(routes(api, issuer.verifier()), issuer.headers(Role.OPERATOR, subject="ann")) as client:
-        yield client
 
 
 def new(provider: str = "payer", **fields: Any) -> dict[str, Any]:
@@ -97,8 +85,8 @@ async def test_a_secret_never_comes_out_again(
     ]
     assert [one.status_code for one in answers] == [201, 201, 409, 422, 422, 422, 200, 200, 204, 200]
     assert answers[7].json()["secrets"] == ["api_key", "webhook"]
-    stored = [await rows(database.dsn, f"SELECT t::text FROM {table} t") for table in
-              ("outbox", "connections", "credentials", "endpoints", "idempotent_answers")]  # fmt: skip
+    tables = ("outbox", "connections", "credentials", "endpoints", "endpoint_secrets", "idempotent_answers")
+    stored = [await rows(database.dsn, f"SELECT t::text FROM {table} t") for table in tables]
     captured = capfd.readouterr()
     hexed = CANARY.encode().hex()
     for text in (*(one.text for one in answers), str(stored), captured.out, captured.err):
@@ -122,7 +110,9 @@ async def test_the_same_key_gives_the_same_answer_and_another_request_is_a_confl
     audit = [decode(AuditRecorded, row["value"]) for row in await outgoing(database, PLATFORM_AUDIT.name)]
     assert [(one.actor, one.action, one.tenant) for one in audit] == [
         ("ann", "connection.created", "t1"),
+        ("ann", "endpoint.created", "t1"),
         ("ann", "connection.created", "t2"),
+        ("ann", "endpoint.created", "t2"),
     ]
 
 
@@ -168,7 +158,7 @@ async def test_a_revoked_connection_is_gone_from_the_gateway_and_from_the_vault(
     shown = (await api.get(path)).json()
     assert (shown["state"], shown["endpoints"], shown["secrets"]) == ("revoked", [], [])
     assert not await rows(database.dsn, "SELECT 1 FROM credentials")
-    assert len(await outgoing(database, PLATFORM_AUDIT.name)) == 2, "the second time nothing happened"
+    assert len(await outgoing(database, PLATFORM_AUDIT.name)) == 3, "the second time nothing happened"
     async with database.connection() as connection:
         with pytest.raises(Terminal):
             await Vault(keyring).account(connection, uuid4())

@@ -32,7 +32,7 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.events.orchestrator import RefundPayment
-from contracts.events.sync import CallsObserved, CommandAnswered, PaymentChanged
+from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged, RateLimit
 from contracts.topics import (
     GATEWAY_EVENTS,
     HEALTH_ROUTES,
@@ -157,3 +157,39 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
     assert [(run.operation, run.outcome, run.count) for run in runs] == [("payment.refund", "success", 1)]
     for topic in written:
         assert not any(b"canary" in (one.value or b"") for one in await read_topic(kafka_bootstrap, topic.name))
+
+
+async def test_a_change_of_configuration_is_on_the_topic_within_a_second(
+    kafka_bootstrap: str, postgres_server: PostgresAdmin, issuer: LocalIssuer, tmp_path: Path, fakes: Any
+) -> None:
+    assert fakes
+    await declared_topics(kafka_bootstrap, SYNC_ENDPOINTS, PLATFORM_AUDIT, SYNC_CALLS, SYNC_CHANGES, SYNC_RESULTS)
+    await declared_topics(kafka_bootstrap, *GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES)
+    settings = Settings(
+        **issuer.settings(),
+        kafka_bootstrap=kafka_bootstrap,
+        http_port=free_port(),
+        database_url=SecretStr(await migrated_dsn(postgres_server, "sync_worker")),
+        keyring=write_keyring(tmp_path),
+        public_gateway_url="https://gateway.test",
+    )
+    async with (
+        running(create(settings)) as url,
+        httpx.AsyncClient(base_url=url, headers=issuer.headers(Role.OPERATOR)) as client,
+    ):
+        body = {"provider": "payer", "tenant": "t1", "account_ref": "a", "secrets": {"webhook": "w"}}
+        endpoint = (await client.post("/v1/connections", json=body)).json()["endpoints"][0]["id"]
+
+        async def published(version: int) -> EndpointConfigured | None:
+            seen = await read_topic(kafka_bootstrap, SYNC_ENDPOINTS.name)
+            mine = [decode(EndpointConfigured, one.value) for one in seen if one.key == endpoint.encode() and one.value]
+            assert [one.version for one in mine] == sorted(one.version for one in mine)
+            return mine[-1] if mine and mine[-1].version == version else None
+
+        await until(lambda: published(1), "the endpoint is published")
+        await client.post(f"/v1/endpoints/{endpoint}/secrets", json={"value": "w2"})
+        rotated = await until(lambda: published(2), "the rotation is published", patience_s=1)
+        assert [key.key_id for key in rotated.secrets] == ["k2", "k1"]
+        await client.put("/v1/tenants/t1", json={"name": "T", "limits": {"deliveries_per_s": 1, "burst": 1}})
+        limited = await until(lambda: published(3), "the tenant's limit is published", patience_s=1)
+        assert limited.tenant_rate == RateLimit(per_s=1, burst=1)

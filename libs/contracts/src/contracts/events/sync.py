@@ -32,12 +32,17 @@ def endpoint_secret_place(tenant: str, endpoint: str, key_id: str) -> str:
 
 
 class EndpointToken(Event):
-    """One opaque token of an endpoint's URL; more than one lives while the URL is being rotated."""
+    """One opaque token of an endpoint's URL; more than one lives while the URL is being rotated.
+
+    `url` is the address with this token as registered at the provider, which some schemes sign; empty means the
+    endpoint's own `url`.
+    """
 
     TYPE: ClassVar[str] = "endpoint.token.v1"
 
     token: str
     not_after: Instant | None = None
+    url: str = ""
 
 
 class RateLimit(Event):

@@ -1,4 +1,4 @@
-"""SQL for connections, credentials and endpoints."""
+"""SQL for connections and their credentials."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from chassis.db import connection as db
-from sync_worker.models import Connection, Credential, Endpoint
+from sync_worker.models import Connection, Credential
 
 
-async def insert(
-    connection: db.Connection, new: Connection, credentials: Sequence[Credential], endpoints: Sequence[Endpoint]
-) -> bool:
-    """Store a connection with its secrets and endpoints; False when the account is connected already."""
+async def insert(connection: db.Connection, new: Connection, credentials: Sequence[Credential]) -> bool:
+    """Store a connection with its secrets; False when the account is connected already."""
     inserted = await connection.fetchval(
         """INSERT INTO connections (id, tenant, provider, account_ref, state, options, created_at, created_by)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING 1""",
@@ -24,10 +22,6 @@ async def insert(
     await connection.executemany(
         "INSERT INTO credentials (connection, name, version, sealed) VALUES ($1, $2, $3, $4)",
         [(c.connection, c.name, c.version, c.sealed) for c in credentials],
-    )
-    await connection.executemany(
-        "INSERT INTO endpoints (id, connection, url, lane, version) VALUES ($1, $2, $3, $4, $5)",
-        [(e.id, e.connection, e.url, e.lane, e.version) for e in endpoints],
     )
     return True
 
