@@ -154,7 +154,7 @@ def _no_facts() -> Facts:
     names = [spec.name for spec in SERVICES]
     nowhere = Path("/keys")
     zero, empty = dict.fromkeys(names, 0), dict.fromkeys(names, "")
-    return Facts("", "", nowhere, nowhere, nowhere, empty, zero, empty)
+    return Facts("", "", nowhere, nowhere, nowhere, nowhere, empty, zero, empty)
 
 
 def _service(spec: ServiceSpec, service: Mapping[str, Any]) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ def secret_names(*, database: bool) -> set[str]:
 
 def file_names() -> set[str]:
     """Return every file and folder below .run/compose that the compose file may name."""
-    servers = {"postgres.env", "redis.env", "grafana.env", "databases.sql", "compose.env", "keys"}
+    servers = {"postgres.env", "redis.env", "grafana.env", "databases.sql", "compose.env", "keys", "claims"}
     return servers | {f"{spec.name}.env" for spec in SERVICES}
 
 
@@ -64,6 +64,7 @@ def write(folder: Path) -> None:
     (folder / "keys").mkdir(exist_ok=True)
     shutil.copyfile(issuer.jwks, folder / "keys" / "jwks.json")
     ensure_keyring(folder / "keys" / "keyring.json")
+    (folder / "claims").mkdir(exist_ok=True)
     for spec in SERVICES:
         values = {"PATCHBAY_REDIS_URL": f"redis://:{passwords['redis']}@redis:6379/0"}
         if spec.database:

@@ -36,7 +36,7 @@ required = true
 
 [webhook]
 signature = {{ scheme = "hmac", header = "X-Signature", encoding = "hex", template = "{{timestamp}}.{{body}}", \
-timestamp_header = "X-Timestamp", tolerance_s = 300 }}
+timestamp = "header:X-Timestamp", tolerance_s = 300 }}
 event_id = ["body:/id"]
 event_type = ["body:/type"]
 

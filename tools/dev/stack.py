@@ -270,6 +270,7 @@ class Stack:
             jwks=self._issuer.jwks,
             keyring=self.run_dir / "keyring.json",
             traces=self.run_dir / "traces",
+            claims=self.run_dir / "claims",
             urls={name: self.url(name) for name in BY_NAME if name in self._ports},
             ports=self._ports,
             databases=self._database_urls(),

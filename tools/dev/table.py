@@ -62,6 +62,7 @@ class Facts:
     jwks: Path
     keyring: Path
     traces: Path
+    claims: Path
     urls: Mapping[str, str]
     ports: Mapping[str, int]
     databases: Mapping[str, str]
@@ -79,6 +80,7 @@ def environment(spec: ServiceSpec, facts: Facts) -> dict[str, str]:
         "PATCHBAY_JWT_ISSUER": JWT_ISSUER,
         "PATCHBAY_JWT_AUDIENCE": JWT_AUDIENCE,
         "PATCHBAY_KEYRING": str(facts.keyring),
+        "PATCHBAY_CLAIM_DIR": str(facts.claims),
         "PATCHBAY_TRACE_FILE": str(facts.traces / f"{spec.name}.jsonl"),
         "PATCHBAY_LOG_LEVEL": facts.log_level,
         "PATCHBAY_INSTANCE": "0",

@@ -1,6 +1,7 @@
 """Check the provider folders: `python -m tools.providers_check [--root DIR] [--write-golden] [SLUG …]`.
 
-Prints one line per finding, `<slug>: <rule> <what is wrong>`, and exits with 1 if there is any.
+Prints one line per finding, `<slug>: <rule> <what is wrong>`, and exits with 1 if there is any; without findings the
+tiers and exemptions of all folders.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from providers.provider import Provider
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -48,8 +53,34 @@ def main(arguments: list[str]) -> int:
     for finding in found:
         print(finding)
     if not found:
+        for provider in map(provider_of, folders):
+            if provider is not None:
+                _tell(provider)
         print(f"{len(folders)} provider folders, no findings")
     return 1 if found else 0
+
+
+def _tell(provider: Provider) -> None:
+    """Print a provider's tier, and what it is exempt from: rules of the tier, and conformance cases of its scheme."""
+    from tools.providers_check.common import quality_of  # noqa: PLC0415
+    from tools.providers_check.prv009_conformance import exemptions  # noqa: PLC0415
+
+    manifest = provider.manifest
+    how = (
+        manifest.webhook.signature.scheme
+        if manifest.webhook
+        else f"changes: {manifest.changes.how if manifest.changes else '-'}"
+    )
+    print(f"{provider.slug}: {manifest.tier}, {how}")
+    for rule, state in quality_of(provider.folder).get("rules", {}).items():
+        if isinstance(state, dict):
+            print(f"    rule {rule}: {state['exempt']}")
+    if manifest.webhook is not None:
+        by_reason: dict[str, list[str]] = {}
+        for one in exemptions(provider):
+            by_reason.setdefault(one.why, []).append(one.name)
+        for why, names in by_reason.items():
+            print(f"    no case {', '.join(names)}: {why}")
 
 
 def _is_provider(path: Path) -> bool:

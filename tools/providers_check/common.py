@@ -20,10 +20,15 @@ TIERS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def rules_of(tier: str) -> list[str]:
-    """Return the rules of a tier and of all tiers below it."""
+# What a provider that sends no webhooks cannot do.
+WEBHOOK_RULES: Final = frozenset({"fixtures", "golden", "vectors", *TIERS["silver"]})
+
+
+def rules_of(tier: str, *, webhooks: bool = True) -> list[str]:
+    """Return the rules of a tier and of all tiers below it, for a provider with or without webhooks."""
     names = list(TIERS)
-    return [rule for name in names[: names.index(tier) + 1] for rule in TIERS[name]]
+    rules = [rule for name in names[: names.index(tier) + 1] for rule in TIERS[name]]
+    return rules if webhooks else [rule for rule in rules if rule not in WEBHOOK_RULES]
 
 
 def provider_of(folder: Path) -> Provider | None:

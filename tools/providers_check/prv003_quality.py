@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from providers.conformance import variants
 from providers.fixtures import api_cases, vectors
 from providers.provider import Provider
 from tools.providers_check.common import provider_of, quality_of, rules_of
@@ -22,7 +23,7 @@ def check(folder: Path) -> Iterator[str]:
     if quality.get("tier") != tier:
         yield f"quality.toml says tier {quality.get('tier')}, the manifest {tier}"
     stated: dict[str, Any] = quality.get("rules", {})
-    for rule in rules_of(tier):
+    for rule in rules_of(tier, webhooks=provider.manifest.webhook is not None):
         if rule not in stated:
             yield f"quality.toml does not state {rule}, which tier {tier} needs"
     for rule, state in stated.items():
@@ -30,7 +31,7 @@ def check(folder: Path) -> Iterator[str]:
 
 
 def _judge(provider: Provider, rule: str, state: Any) -> Iterator[str]:
-    if rule not in rules_of("gold"):
+    if rule not in rules_of("gold", webhooks=provider.manifest.webhook is not None):
         yield f"quality.toml states {rule}, which is no rule"
     elif state == "done":
         holds = _HOLDS.get(rule)
@@ -52,7 +53,8 @@ def _identified(provider: Provider) -> bool:
 
 
 def _windowed(provider: Provider) -> bool:
-    return getattr(provider.webhook.signature, "tolerance_s", None) is not None
+    found = [provider.traits(options) for options in variants(provider)]
+    return all(traits is None or traits.stale_after_s is not None for traits in found)
 
 
 # The other rules are checked for every folder by a PRV rule of their own.

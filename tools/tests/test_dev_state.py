@@ -100,7 +100,15 @@ def test_a_service_gets_its_own_database_and_the_request_path_none() -> None:
     names = [spec.name for spec in SERVICES]
     urls = {name: f"http://{name}" for name in names}
     facts = Facts(
-        "k", "r", Path("j"), Path("y"), Path("t"), urls, dict.fromkeys(names, 1), {n: f"dsn-{n}" for n in names}
+        "k",
+        "r",
+        Path("j"),
+        Path("y"),
+        Path("t"),
+        Path("c"),
+        urls,
+        dict.fromkeys(names, 1),
+        {n: f"dsn-{n}" for n in names},
     )
     for name in ("gateway", "sandbox"):
         assert "PATCHBAY_DATABASE_URL" not in environment(BY_NAME[name], facts)

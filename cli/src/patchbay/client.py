@@ -34,7 +34,7 @@ class Platform:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def get(self, service: str, path: str, **query: Any) -> Any:
+    def get(self, service: str, path: str, /, **query: Any) -> Any:
         """Return what a GET answers; parameters that are None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", service, path, params=given)

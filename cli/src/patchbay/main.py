@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 from contracts.errors import Invalid
 from patchbay import demo as demo_story
-from patchbay import endpoints, output, sending, tailing, traces
+from patchbay import endpoints, ledger, output, sending, tailing, traces
 from patchbay.client import Platform
 from patchbay.environment import CliError, load_environment
 from providers import registry
 
 _typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a running Patchbay, and play with it.")
 _typer.add_typer(endpoints.commands, name="endpoints")
-_SUMMARY: Final = ("received_at", "provider", "outcome", "reason", "event_type", "entity", "tenant", "trace_id", "id")
+_typer.command()(ledger.deliveries)
+_typer.command()(ledger.reverify)
+_typer.command()(ledger.export)
+_typer.add_typer(ledger.replay, name="replay")
+_typer.add_typer(ledger.quarantine, name="quarantine")
+_typer.add_typer(ledger.dead_letters, name="dead-letters")
+_typer.add_typer(ledger.issues, name="issues")
 
 
 class Spoil(StrEnum):
@@ -97,26 +103,6 @@ def tail(
 
 
 @_typer.command()
-def deliveries(
-    delivery_id: Annotated[str | None, typer.Argument(help="show this one, with its body")] = None,
-    *,
-    provider: Annotated[str | None, typer.Option()] = None,
-    outcome: Annotated[str | None, typer.Option(help="accepted, duplicate or rejected")] = None,
-    event_type: Annotated[str | None, typer.Option("--type")] = None,
-    entity: Annotated[str | None, typer.Option(help="kind:id, as the list shows it")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
-) -> None:
-    """Search the ledger of deliveries, newest first, or show one."""
-    with Platform(load_environment()) as platform:
-        if delivery_id is not None:
-            _dump(platform.get("LEDGER_URL", f"/v1/deliveries/{delivery_id}"))
-            return
-        query = {"provider": provider, "outcome": outcome, "type": event_type, "entity": entity, "limit": limit}
-        found = platform.get("LEDGER_URL", "/v1/deliveries", **query)["items"]
-    output.console().print(output.table(_SUMMARY, ([item[name] for name in _SUMMARY] for item in found)))
-
-
-@_typer.command()
 def trace(trace_id: str) -> None:
     """Print a trace as a tree across services."""
     environment = load_environment()
@@ -142,10 +128,6 @@ def demo() -> None:
     """Play a day in the life of a business; ends with 0 only if every station was seen."""
     with Platform(load_environment()) as platform:
         raise typer.Exit(demo_story.play(platform, output.console()))
-
-
-def _dump(value: Any) -> None:
-    output.console().print(json.dumps(value, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.ids import effect_key, entity_id, entity_key, uuid7
+from contracts.ids import effect_key, entity_id, entity_key, uuid7, uuid7_text
 
 # Few characters, so that parts which join to the same text are drawn often.
 PART = st.text("a:1", max_size=3)
@@ -32,6 +32,16 @@ def test_uuid7_of_a_later_millisecond_sorts_later() -> None:
         second = uuid7()
     assert first < second
     assert str(first) < str(second)
+
+
+def test_uuid7_as_text_is_the_same_kind_of_id_in_canonical_form() -> None:
+    before = uuid7().int >> 80
+    made = [uuid7_text() for _ in range(200)]
+    read = [uuid.UUID(text) for text in made]
+    assert [str(value) for value in read] == made
+    assert {(value.version, value.variant) for value in read} == {(7, uuid.RFC_4122)}
+    assert all(before <= value.int >> 80 <= uuid7().int >> 80 for value in read)
+    assert len(set(made)) == 200
 
 
 @given(one=st.tuples(PART, PART, PART, PART), other=st.tuples(PART, PART, PART, PART))

@@ -13,8 +13,8 @@ import pytest
 from contracts.errors import Invalid
 from providers.manifest import (
     CustomSignature,
-    EcdsaSignature,
     HmacSignature,
+    PublicKeySignature,
     SignatureElements,
     StandardWebhooksSignature,
     UrlFormSignature,
@@ -49,13 +49,12 @@ def request(headers: dict[str, list[str]], body: bytes = BODY, url: str = URL) -
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
 def test_hmac_agrees_with_the_standard_library(algorithm: str, encoding: str) -> None:
-    template = "{id}|{timestamp}|{url}|{body}"
+    template = "{header:X-Id}|{timestamp}|{url}|{body}"
     signature = plain(
         algorithm=algorithm,
         encoding=encoding,
         template=template,
-        id_header="X-Id",
-        timestamp_header="X-Time",
+        timestamp="header:X-Time",
         tolerance_s=60,
     )
     digest = hmac.new(b"key-two", b"m1|" + STAMP.encode() + b"|" + URL.encode() + b"|" + BODY, algorithm).digest()
@@ -86,7 +85,7 @@ def test_a_secret_that_cannot_be_decoded_is_no_secret() -> None:
 
 
 def test_a_header_timestamp_is_part_of_the_signature() -> None:
-    verifier = build_verifier(plain(template="{timestamp}{body}", timestamp_header="X-Time", tolerance_s=60), "", None)
+    verifier = build_verifier(plain(template="{timestamp}{body}", timestamp="header:X-Time", tolerance_s=60), "", None)
     headers = {n.lower(): [v] for n, v in verifier.sign(BODY, url=URL, secret="key-one", now=NOW).items()}
     assert verifier.verify(request(headers), SECRETS, NOW).key_id == "k1"
     with pytest.raises(Refused):
@@ -163,7 +162,7 @@ def test_standard_webhooks_secrets_are_checked(text: str) -> None:
 
 def test_ecdsa_key_may_have_pem_armour_and_no_other_curve() -> None:
     verifier = build_verifier(
-        EcdsaSignature(scheme="ecdsa_p256", header="X-Sig", timestamp_header="X-Time", tolerance_s=60), "", None
+        PublicKeySignature(scheme="ecdsa_p256", header="X-Sig", timestamp="header:X-Time", tolerance_s=60), "", None
     )
     keys = verifier.generate()
     headers = {n.lower(): [v] for n, v in verifier.sign(BODY, url=URL, secret=keys.signing, now=NOW).items()}

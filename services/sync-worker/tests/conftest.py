@@ -41,6 +41,7 @@ from sync_worker.endpoint_settings import Limits
 from sync_worker.endpoints import Endpoints
 from sync_worker.executor import Executor
 from sync_worker.models import Connection, Effect
+from sync_worker.offered_codes import OfferedCodes
 from sync_worker.outbound import CallPlan, CallResult
 from sync_worker.repository import connections, effects, payments
 from sync_worker.routes import Api, routes
@@ -387,7 +388,7 @@ async def platform(
     tokens = issuer.verifier()
     served = [
         *routes(Api(database, keyring, clock, acts), tokens),
-        *endpoint_routes(EndpointApi(database, acts, clock), tokens),
+        *endpoint_routes(EndpointApi(database, acts, clock, OfferedCodes(keyring)), tokens),
         *tenant_routes(TenantApi(database, TenantTree(acts, clock, LIMITS)), tokens),
     ]
     async with api_client(served, issuer.headers(Role.OPERATOR, subject="ann")) as client:

@@ -41,6 +41,36 @@ timeout_s = 10
 """
 
 
+HANDSHAKE = """
+[[webhook.handshakes]]
+name = "hello"
+match = { "body:/type" = "hello" }
+verified = true
+challenge = "body:/word"
+text = "{challenge}"
+
+[[webhook.entities]]"""
+HELLO = {
+    "source": "https://example.com/",
+    "body": {"type": "hello", "word": "w"},
+    "expect": {"status": 200, "text": "w"},
+}
+CHANGES = """\
+schema = 1
+slug = "acme"
+name = "Acme"
+category = "weather"
+docs = "https://example.com/acme"
+owners = ["@patchbay/platform"]
+tier = "bronze"
+
+[changes]
+how = "poll"
+path = "GET /current"
+source = "https://example.com/acme"
+"""
+
+
 def run(*arguments: str | Path, library: Path = LIBRARY) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(library / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, *map(str, arguments)]
@@ -80,11 +110,11 @@ def remove(name: str) -> Callable[[Path], None]:
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: void((folder / name).write_text(text, encoding="utf-8"))
+    def _write(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
-
-def void(_: object) -> None:
-    return None
+    return _write
 
 
 def both(*steps: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -154,6 +184,38 @@ def test_a_broken_folder_is_found(acme: Path, breaking: Callable[[Path], None], 
     assert finding in out
 
 
+def test_handshakes_are_shown_and_hold(acme: Path) -> None:
+    edit("manifest.toml", "\n[[webhook.entities]]", HANDSHAKE)(acme)
+    assert "acme: PRV010 handshake hello has no fixture" in check(acme.parent)[1]
+    write("fixtures/handshakes/hello.json", json.dumps(HELLO))(acme)
+    code, out = check(acme.parent)
+    assert code == 0, out
+    write("fixtures/handshakes/hello.json", json.dumps(HELLO | {"expect": {"status": 200, "text": "v"}}))(acme)
+    assert "acme: PRV009 conformance: handshake_hello: the body differs" in check(acme.parent)[1]
+    write("fixtures/handshakes/bye.json", json.dumps(HELLO))(acme)
+    assert "acme: PRV010 fixtures/handshakes/bye belongs to no handshake" in check(acme.parent)[1]
+
+
+def test_tiers_and_exemptions_are_listed(acme: Path) -> None:
+    code, out = check(acme.parent)
+    assert code == 0
+    assert "acme: bronze, hmac" in out
+    edit("manifest.toml", ', timestamp = "header:X-Timestamp", tolerance_s = 300', "")(acme)
+    edit("manifest.toml", "{timestamp}.{body}", "{body}")(acme)
+    assert "no case stale, future: the scheme bounds no time" in check(acme.parent)[1]
+
+
+def test_a_provider_without_webhooks_says_how_changes_are_found(acme: Path) -> None:
+    shutil.rmtree(acme / "fixtures")
+    write("manifest.toml", CHANGES)(acme)
+    write("quality.toml", 'tier = "bronze"\n\n[rules]\nreadme = "done"\n')(acme)
+    code, out = check(acme.parent)
+    assert code == 0, out
+    assert "acme: bronze, changes: poll" in out
+    edit("manifest.toml", 'how = "poll"', 'how = "none"')(acme)
+    assert "acme: PRV001 manifest.toml: changes" in check(acme.parent)[1]
+
+
 def test_golden_readings_can_be_written_anew(acme: Path) -> None:
     edit("fixtures/webhooks/thing.created.json", "evt_1", "evt_9")(acme)
     assert check(acme.parent)[0] == 1
@@ -196,6 +258,6 @@ def test_deleting_folders_leaves_the_rest_working(library: Path, gone: str) -> N
     folders = sorted(path.parent for path in (library / "src" / "providers").glob("*/manifest.toml"))
     for folder in folders if gone == "all" else folders[:1]:
         shutil.rmtree(folder)
-    done = conformance(library)
+    done = conformance(library, "-k", "registry or manifest or golden or conforms")
     assert done.returncode == 0, done.stdout
     assert run("tools/providers_check", library=library).returncode == 0

@@ -11,7 +11,7 @@ import gc
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 from starlette.routing import BaseRoute
 
@@ -21,6 +21,7 @@ from chassis.db.connection import is_unavailable
 from chassis.db.database import Database
 from chassis.db.relay import OutboxRelay
 from chassis.http.auth import TokenVerifier
+from chassis.http.rsgi import RsgiApp, serve_asgi
 from chassis.http.server import HttpServer, build_app
 from chassis.kafka.broker import LoopRunner
 from chassis.kafka.loop import BatchLoop
@@ -70,7 +71,7 @@ class Service:
         self._readers: list[StateReader] = []
         self._background: list[tuple[str, Background]] = []
         self._draining: list[Background] = []
-        self._wrap_app: Callable[[object], object] = lambda app: app
+        self._front: Callable[[RsgiApp], RsgiApp] | None = None
         self._starting = "starting"
         self._lag_s = 0.0
         self._dead_tasks: list[str] = []
@@ -97,9 +98,9 @@ class Service:
         """Await `drain` on shutdown, after intake stopped and before the stores close."""
         self._draining.append(drain)
 
-    def wrap_app(self, wrap: Callable[[object], object]) -> None:
-        """Put an ASGI app of the service's own in front of its routes (the gateway's hot path)."""
-        self._wrap_app = wrap
+    def put_in_front(self, front: Callable[[RsgiApp], RsgiApp]) -> None:
+        """Serve with an RSGI app of the service's own that hands on what is not its (the gateway's hot path)."""
+        self._front = front
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then drain. Blocking; exits with status 1 when a part of the service died."""
@@ -140,11 +141,10 @@ class Service:
                 task.cancel()
 
     async def _start(self, stack: AsyncExitStack, spawn: Callable[[str, Background], None]) -> None:
-        server = HttpServer(
-            self._wrap_app(build_app(self._routes, live=self._live_problems, ready=self._ready_problems)),
-            self.settings.http_host,
-            self.settings.http_port,
-        )
+        app: Any = build_app(self._routes, live=self._live_problems, ready=self._ready_problems)
+        if self._front is not None:
+            app = self._front(serve_asgi(app))
+        server = HttpServer(app, self.settings.http_host, self.settings.http_port, rsgi=self._front is not None)
         await server.start()
         stack.push_async_callback(server.stop)
         if self.database is not None:

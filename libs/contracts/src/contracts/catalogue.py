@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.events.base import Event
-from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated
+from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated, EndpointCodeOffered
 from contracts.events.health import RouteChanged
 from contracts.events.orchestrator import RefundPayment, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
@@ -19,6 +19,7 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
         DeliveryRejected,
         DeliveryRepeated,
         AdmissionChanged,
+        EndpointCodeOffered,
         EndpointConfigured,
         PaymentChanged,
         CallsObserved,

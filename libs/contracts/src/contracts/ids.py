@@ -9,6 +9,8 @@ import uuid
 
 # Names a canonical entity from its provider's identifier; fixed for ever, since entity ids are stored everywhere.
 _ENTITY_NAMESPACE = uuid.UUID("6f1b0a52-6d0c-5e0e-9f55-6c1f4a7a9d10")
+# The first digit of the fourth group: two fixed bits, two random ones.
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def uuid7() -> uuid.UUID:
@@ -21,6 +23,14 @@ def uuid7() -> uuid.UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)
+
+
+def uuid7_text() -> str:
+    """Return a new `uuid7` as text, at a third of the cost: for names that are never compared as numbers."""
+    # lint-skip: PB003 as above
+    stamp = f"{time.time_ns() // 1_000_000:012x}"
+    tail = os.urandom(10).hex()
+    return f"{stamp[:8]}-{stamp[8:]}-7{tail[1:4]}-{_VARIANT[tail[4]]}{tail[5:8]}-{tail[8:]}"
 
 
 def entity_id(tenant: str, kind: str, provider: str, external_id: str) -> uuid.UUID:

@@ -114,6 +114,15 @@ GATEWAY_ADMISSION: Final = Topic(
     compacted=True,
     retries=False,
 )
+GATEWAY_CODES: Final = Topic(
+    name="gateway.codes.v1",
+    key="endpoint",
+    types=("endpoint.code.v1",),
+    writer="webhook-gateway",
+    readers=("sync-worker",),
+    compacted=True,
+    retries=False,
+)
 SYNC_ENDPOINTS: Final = Topic(
     name="sync.endpoints.v1",
     key="endpoint",
@@ -128,7 +137,7 @@ SYNC_CHANGES: Final = Topic(
     key="canonical entity",
     types=("payment.changed.v1",),
     writer="sync-worker",
-    readers=("orchestrator",),
+    readers=("orchestrator", "webhook-gateway"),
 )
 SYNC_CALLS: Final = Topic(
     name="sync.calls.v1",
@@ -143,7 +152,7 @@ SYNC_RESULTS: Final = Topic(
     key="saga",
     types=("command.answered.v1",),
     writer="sync-worker",
-    readers=("orchestrator",),
+    readers=("orchestrator", "webhook-gateway"),
 )
 HEALTH_ROUTES: Final = Topic(
     name="health.routes.v1",
@@ -160,9 +169,8 @@ ORCHESTRATOR_SAGA_EVENTS: Final = Topic(
     key="saga",
     types=("saga.advanced.v1",),
     writer="orchestrator",
-    readers=(),
+    readers=("webhook-gateway",),
     retention_ms=30 * DAY_MS,
-    retries=False,
 )
 VERIFICATION_ATTESTATIONS: Final = Topic(
     name="verification.attestations.v1",
@@ -188,6 +196,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     GATEWAY_REJECTIONS,
     GATEWAY_QUARANTINE,
     GATEWAY_ADMISSION,
+    GATEWAY_CODES,
     SYNC_ENDPOINTS,
     SYNC_CHANGES,
     SYNC_CALLS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from contracts.errors import Invalid
 from providers.sdk import (
@@ -38,6 +38,7 @@ class Fixture:
     """One delivery as the vendor documents it: the body to sign, and the unsigned headers that come along.
 
     `message_id` is what schemes with a signed id put in the header. `source` says where the shape was taken from.
+    `options` are the endpoint's, where the shape depends on one.
     """
 
     name: str
@@ -46,16 +47,34 @@ class Fixture:
     headers: Mapping[str, str]
     message_id: str
     source: str
+    method: str = "POST"
+    query: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, signed: Mapping[str, str], url: str = EXAMPLE_URL) -> InboundRequest:
         """Return the delivery with the headers that a verifier signed."""
-        headers = {name.lower(): [value] for name, value in {**self.headers, **signed}.items()}
-        return InboundRequest("POST", url, headers, self.body)
+        own = {"Content-Type": self.content_type} if self.content_type else {}
+        headers = {name.lower(): [value] for name, value in {**own, **self.headers, **signed}.items()}
+        return InboundRequest(self.method, url, headers, self.body, self.query)
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeFixture:
+    """One documented handshake and its answer; `signed` says that the vendor signs the request.
+
+    `secret` is the endpoint's where the answer depends on it. `expect` holds what the file says: `status` and any of
+    `text`, `json`, `headers`, `confirm_url`, `learned`, or `refused` with the reason.
+    """
+
+    name: str
+    fixture: Fixture
+    secret: str = field(repr=False)
+    expect: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A published signature: `request` verifies with `secret` at `now`, or must not."""
+    """A published signature: `request` verifies with `secret` and `options` at `now`, or must not."""
 
     id: str
     source: str
@@ -64,6 +83,7 @@ class Vector:
     request: InboundRequest
     now: datetime
     valid: bool
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +103,53 @@ class ApiCase:
     read_back_responses: tuple[tuple[HttpResponse, Any], ...]
 
 
-def webhook_fixtures(folder: Path) -> list[Fixture]:
-    """Return `fixtures/webhooks/*.json`, sorted by name."""
-    return [_fixture(path) for path in sorted((folder / "fixtures" / "webhooks").glob("*.json"))]
+def webhook_fixtures(folder: Path, method: str = "POST") -> list[Fixture]:
+    """Return `fixtures/webhooks/*.json`, sorted by name; `method` is that of deliveries unless a file says another."""
+    return [_fixture(path.stem, _object(path), method) for path in _files(folder, "webhooks")]
 
 
-def _fixture(path: Path) -> Fixture:
-    raw = _object(path)
+def handshake_fixtures(folder: Path) -> list[HandshakeFixture]:
+    """Return `fixtures/handshakes/*.json`, sorted by name."""
+    found: list[HandshakeFixture] = []
+    for path in _files(folder, "handshakes"):
+        raw = _object(path)
+        fixture = _fixture(path.stem, raw, raw.get("method", "POST"))
+        found.append(HandshakeFixture(path.stem, fixture, raw.get("secret", ""), raw["expect"]))
+    return found
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted((folder / "fixtures" / kind).glob("*.json"))
+
+
+def _fixture(name: str, raw: Mapping[str, Any], method: str) -> Fixture:
+    body, content_type = _body(raw)
+    return Fixture(
+        name=name,
+        body=body,
+        content_type=raw.get("content_type", content_type),
+        headers=raw.get("headers", {}),
+        message_id=raw.get("message_id", f"msg_{name}"),
+        source=raw["source"],
+        method=raw.get("method", method),
+        query=urlencode(raw.get("query", {})),
+        options=raw.get("options", {}),
+    )
+
+
+def _body(raw: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the bytes and their type: `body` is JSON, `form` an ordinary form, `text` is taken as it is."""
     if "form" in raw:
-        body, content_type = urlencode(raw["form"]).encode(), _FORM
-    else:
-        body, content_type = json.dumps(raw["body"], separators=(",", ":"), ensure_ascii=False).encode(), _JSON
-    message_id = raw.get("message_id", f"msg_{path.stem}")
-    return Fixture(path.stem, body, content_type, raw.get("headers", {}), message_id, raw["source"])
+        # A field that is an object is what vendors send as JSON inside of a form.
+        fields = {name: text if isinstance(text, str) else _compact(text) for name, text in raw["form"].items()}
+        return urlencode(fields).encode(), _FORM
+    if "text" in raw:
+        return str(raw["text"]).encode(), ""
+    return (_compact(raw["body"]).encode(), _JSON) if "body" in raw else (b"", "")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def vectors(folder: Path) -> list[Vector]:
@@ -107,25 +161,30 @@ def vectors(folder: Path) -> list[Vector]:
 
 
 def _vector(raw: Mapping[str, Any]) -> Vector:
-    headers = {name.lower(): [value] for name, value in raw["headers"].items()}
+    headers = {name.lower(): [value] for name, value in raw.get("headers", {}).items()}
     body = raw.get("payload", "").encode()
     if "form" in raw:
         body = urlencode([(name, value) for name, value in raw["form"]]).encode()
         headers.setdefault("content-type", [_FORM])
+    url = raw.get("url", EXAMPLE_URL)
+    keys = {name: text.encode() for name, text in raw.get("keys", {}).items()}
     return Vector(
         id=raw["id"],
         source=raw["source"],
         origin=raw["origin"],
         secret=raw["secret"],
-        request=InboundRequest(raw.get("method", "POST"), raw.get("url", EXAMPLE_URL), headers, body),
+        request=InboundRequest(
+            raw.get("method", "POST"), url, headers, body, raw.get("query", urlsplit(url).query), keys
+        ),
         now=datetime.fromtimestamp(raw.get("now", 0), UTC),
         valid=raw["valid"],
+        options=raw.get("options", {}),
     )
 
 
 def api_cases(folder: Path) -> list[ApiCase]:
     """Return `fixtures/api/*.json`, sorted by name."""
-    return [_api_case(path) for path in sorted((folder / "fixtures" / "api").glob("*.json"))]
+    return [_api_case(path) for path in _files(folder, "api")]
 
 
 def _api_case(path: Path) -> ApiCase:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from contracts.events.gateway import RejectionReason
 from contracts.events.sync import PaymentStatus
+
+# Nobody's callback has more; parsing them is work for an unauthenticated stranger.
+MAX_PARAMETERS: Final = 100
 
 
 class Refused(Exception):  # noqa: N818 (a verdict on a delivery, not a fault of ours)
@@ -21,17 +24,49 @@ class Refused(Exception):  # noqa: N818 (a verdict on a delivery, not a fault of
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A certificate or key set that somebody with a network has to fetch: from `url` and nowhere else.
+
+    `url` matches the whole of `pinned`, a regular expression of the manifest, so a delivery cannot choose the host.
+    `kid` is the key that was looked for in a set. With `chain` the certificate must lead to a known root, or to the one
+    in `root` (PEM), before it is believed. The answer goes into `InboundRequest.keys` under `name`.
+    """
+
+    name: str
+    url: str
+    pinned: str
+    method: Literal["GET", "POST"] = "GET"
+    body: bytes = field(default=b"", repr=False)
+    kid: str = ""
+    chain: bool = False
+    root: bytes = field(default=b"", repr=False)
+
+
+class KeyNeeded(Exception):  # noqa: N818 (a request, not a fault)
+    """Verification cannot go on without a key that has to be fetched; then it is tried again."""
+
+    def __init__(self, request: KeyRequest) -> None:
+        super().__init__(request.url)
+        self.request = request
+
+
+# Not frozen, though nobody changes one: the frozen constructor is three times as slow, and runs per webhook.
+@dataclass(slots=True)
 class InboundRequest:
     """One HTTP request as received.
 
     `url` is the address as registered at the provider (scheme, host, path, query), not as reconstructed behind a
     proxy. `headers` are lower-case names to raw values in order of arrival; `body` are the bytes that were signed.
+    `query_string` is the query as received: tokens and challenges are read there, and never in the registered address.
+    `keys` are fetched certificates and key sets by `KeyRequest.name`.
     """
 
     method: str
     url: str
     headers: Mapping[str, Sequence[str]]
     body: bytes
+    query_string: str = ""
+    keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def header(self, name: str) -> str | None:
         """Return the value of a header that occurs exactly once; None when absent or repeated.
@@ -45,6 +80,17 @@ class InboundRequest:
         """Return the query parameters of the registered URL, blanks kept, in order."""
         return parse_qsl(urlsplit(self.url).query, keep_blank_values=True)
 
+    def parameter(self, name: str) -> str | None:
+        """Return a parameter of the received query that occurs exactly once; None when absent or repeated."""
+        if not self.query_string:
+            return None
+        try:
+            pairs = parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        except ValueError:
+            return None
+        values = [text for key, text in pairs if key == name]
+        return values[0] if len(values) == 1 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Secret:
@@ -54,7 +100,8 @@ class Secret:
     value: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes one: the frozen constructor is three times as slow, and runs per webhook.
+@dataclass(slots=True)
 class Verified:
     """A delivery is genuine: which key matched, when it was signed (if the scheme says), which headers took part."""
 
@@ -63,18 +110,41 @@ class Verified:
     signed_headers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes one: the frozen constructor is three times as slow, and runs per webhook.
+@dataclass(slots=True)
 class WebhookItem:
     """One event of a delivery: the provider's own id and type, and the canonical entity it is about.
 
     `entity` is (kind, external id), or None when the manifest names none for this type. `data` is the item's JSON (or
-    the form body as received).
+    the body as received). `account` and `api_version` are the provider's own words, empty when it does not say.
+    `path` is the JSON pointer to the item in the body, empty when the body is the event.
     """
 
     event_id: str
     event_type: str
     entity: tuple[str, str] | None
     data: bytes
+    account: str = ""
+    api_version: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeReply:
+    """The answer to a request that is no delivery. `name` is the manifest's, `verified` whether a signature held.
+
+    `confirm_url` is an address of a pinned host that must be fetched (GET, no redirects) for the provider to begin.
+    `learned_secret` is a code that an operator must see: it came unverified and must never replace a live secret by
+    itself.
+    """
+
+    name: str
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+    verified: bool = False
+    confirm_url: str | None = field(default=None, repr=False)
+    learned_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +251,10 @@ class Verifier(Protocol):
     """Both ends of one signing scheme. Built once per provider and options, safe to share between tasks."""
 
     def verify(self, request: InboundRequest, secrets: Sequence[Secret], now: datetime) -> Verified:
-        """Return which secret signed the request; raises `Refused`, and nothing else whatever the request holds.
+        """Return which secret signed the request; raises `Refused` whatever else the request holds.
 
-        Every secret is tried, so that the time taken does not tell which one matched.
+        Every secret is tried, so that the time taken does not tell which one matched. Raises `KeyNeeded` when a key of
+        the sender is not among `request.keys`; a caller that gets it twice for one request refuses the delivery.
         """
         ...
 
@@ -199,7 +270,17 @@ class Verifier(Protocol):
     ) -> dict[str, str]:
         """Return the headers that the provider would send with this body, the content type included.
 
-        `secret` is the sender's half (`KeyPair.signing`). `message_id` matters to schemes that sign an id.
+        `secret` is the sender's half (`KeyPair.signing`). `message_id` matters to schemes that sign an id. Raises
+        `ValueError` for a scheme that signs inside of the body or the query: use `sign_request`.
+        """
+        ...
+
+    def sign_request(
+        self, request: InboundRequest, *, secret: str, now: datetime, message_id: str = ""
+    ) -> InboundRequest:
+        """Return the request as the provider would send it, whatever part of it carries the signature.
+
+        What the receiver would have to fetch is in its `keys`.
         """
         ...
 

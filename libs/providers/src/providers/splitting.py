@@ -5,34 +5,18 @@ Must never decide business meaning, nor trust the request before a verifier did.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from fnmatch import translate
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Final
 
 from contracts.errors import Invalid
-from providers.manifest import Choice, Source, Webhook
-from providers.reading import at, parse_json
+from providers.manifest import Choice, Webhook
 from providers.sdk import InboundRequest, WebhookItem
+from providers.sources import Reader, Reading, reader
 
-FORM_TYPE = "application/x-www-form-urlencoded"
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One event's raw bytes with everything that a source can read."""
-
-    request: InboundRequest
-    document: Any
-    form: Mapping[str, str]
-    data: bytes
-
-
-Reader = Callable[[_Item], str | None]
+# Event types whose entity rule is remembered: vendors have some dozens, a hostile sender as many as he likes.
+MAX_TYPES: Final = 1024
 
 
 class Splitter:
@@ -40,58 +24,77 @@ class Splitter:
 
     def __init__(self, webhook: Webhook, options: Mapping[str, str]) -> None:
         self._webhook = webhook
-        self._event_id = [_reader(choice, options, ":") for choice in webhook.event_id]
-        self._event_type = [_reader(choice, options, ".") for choice in webhook.event_type]
+        self._event_id = [_choice(choice, options, ":") for choice in webhook.event_id]
+        self._event_type = [_choice(choice, options, ".") for choice in webhook.event_type]
+        self._account = [_choice(choice, options, ":") for choice in webhook.account]
+        self._api_version = [_choice(choice, options, ".") for choice in webhook.api_version]
         self._entities = [
             (
                 re.compile("|".join(translate(glob) for glob in rule.match)).match,
                 rule.kind,
-                [_reader(source, options, ":") for source in rule.id],
+                [reader(source, options) for source in rule.id],
             )
             for rule in webhook.entities
         ]
+        self._rules: dict[str, tuple[str, list[Reader]] | None] = {}
 
     def split(self, request: InboundRequest) -> list[WebhookItem]:
         """Return the events of one delivery, in order; raises `Invalid` (`undecodable_body`) that names the place.
 
         An empty array is a delivery without events.
         """
-        return [self._event(item) for item in self._items(request)]
+        webhook = self._webhook
+        reading = Reading(request, webhook.formats, webhook.form_json)
+        # A form has no arrays: it is one event whatever `items` says of JSON.
+        if webhook.items == "single" or reading.root is None:
+            _ = reading.item
+            return [self._event(reading)]
+        if webhook.items == "auto":
+            try:
+                return [self._event(one) for one in reading.items(webhook.pointers)]
+            except Invalid:
+                if isinstance(reading.root, list):
+                    raise
+                return [self._event(reading)]
+        only_lists = "xml" not in webhook.formats
+        return [self._event(one) for one in reading.items(webhook.pointers, lists_only=only_lists)]
 
-    def _items(self, request: InboundRequest) -> list[_Item]:
-        if "form" in self._webhook.formats and _is_form(request):
-            return [_Item(request, None, _form(request.body), request.body)]
-        document = parse_json(request.body)
-        if self._webhook.items == "single":
-            return [_Item(request, document, {}, request.body)]
-        pointer = self._webhook.items_pointer
-        array = at(document, pointer)
-        if not isinstance(array, list):
-            raise Invalid("undecodable_body", f"{pointer or 'the body'} is no array", field=pointer or "/")
-        return [
-            _Item(request, item, {}, json.dumps(item, separators=(",", ":"), ensure_ascii=False).encode())
-            for item in array
-        ]
-
-    def _event(self, item: _Item) -> WebhookItem:
+    def _event(self, item: Reading) -> WebhookItem:
         event_id = _first(self._event_id, item)
         event_type = _first(self._event_type, item)
         if event_id is None:
             raise _absent("event id", self._webhook.event_id)
         if event_type is None:
             raise _absent("event type", self._webhook.event_type)
-        return WebhookItem(event_id, event_type, self._entity(event_type, item), item.data)
+        return WebhookItem(
+            event_id,
+            event_type,
+            self._entity(event_type, item),
+            item.data,
+            (_first(self._account, item) or "") if self._account else "",
+            (_first(self._api_version, item) or "") if self._api_version else "",
+            item.path,
+        )
 
-    def _entity(self, event_type: str, item: _Item) -> tuple[str, str] | None:
-        for matches, kind, readers in self._entities:
-            if matches(event_type):
-                found = _first(readers, item)
-                return None if found is None else (kind, found)
-        return None
+    def _entity(self, event_type: str, item: Reading) -> tuple[str, str] | None:
+        if event_type not in self._rules:
+            if len(self._rules) >= MAX_TYPES:
+                self._rules.clear()
+            found_rules = ((kind, readers) for matches, kind, readers in self._entities if matches(event_type))
+            self._rules[event_type] = next(found_rules, None)
+        rule = self._rules[event_type]
+        if rule is None:
+            return None
+        found = _first(rule[1], item)
+        return None if found is None else (rule[0], found)
 
 
-def _first(readers: list[Reader], item: _Item) -> str | None:
-    return next((value for reader in readers if (value := reader(item))), None)
+def _first(readers: list[Reader], item: Reading) -> str | None:
+    for read in readers:
+        value = read(item)
+        if value:
+            return value
+    return None
 
 
 def _absent(what: str, choices: tuple[Choice, ...]) -> Invalid:
@@ -99,43 +102,13 @@ def _absent(what: str, choices: tuple[Choice, ...]) -> Invalid:
     return Invalid("undecodable_body", f"no {what} at {first}", field=first.removeprefix("body:"))
 
 
-def _reader(choice: Choice, options: Mapping[str, str], glue: str) -> Reader:
+def _choice(choice: Choice, options: Mapping[str, str], glue: str) -> Reader:
     if isinstance(choice, str):
-        return _source(choice, options)
-    parts = [_source(source, options) for source in choice]
+        return reader(choice, options)
+    parts = [reader(source, options) for source in choice]
 
-    def composite(item: _Item) -> str | None:
+    def composite(item: Reading) -> str | None:
         values = [part(item) for part in parts]
         return None if None in values else glue.join(value for value in values if value is not None)
 
     return composite
-
-
-def _source(source: Source, options: Mapping[str, str]) -> Reader:
-    kind, _, place = re.sub(r"\{(\w+)\}", lambda match: options[match[1]], source).partition(":")
-    if kind == "body":
-        return lambda item: _scalar(at(item.document, place))
-    if kind == "header":
-        return lambda item: item.request.header(place) or None
-    if kind == "form":
-        return lambda item: item.form.get(place) or None
-    if kind == "const":
-        return lambda _: place
-    return lambda item: hashlib.sha256(item.data).hexdigest()
-
-
-def _scalar(value: Any) -> str | None:
-    if isinstance(value, str):
-        return value or None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _is_form(request: InboundRequest) -> bool:
-    return (request.header("content-type") or "").partition(";")[0].strip().lower() == FORM_TYPE
-
-
-def _form(body: bytes) -> dict[str, str]:
-    try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict"))
-    except ValueError:
-        raise Invalid("undecodable_body", "the body is no form", field="/") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chassis.claims import ClaimStore
 from chassis.clock import SystemClock
 from chassis.db.database import Database
 from chassis.kafka.asyncapi import document
@@ -9,7 +10,7 @@ from chassis.kafka.loop import BatchLoop
 from chassis.kafka.state import StateReader
 from chassis.sealing import Keyring
 from chassis.service import Service
-from contracts.topics import GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
+from contracts.topics import GATEWAY_CODES, GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
 from sync_worker.calls import CallReporter
 from sync_worker.effects import EffectDesk
 from sync_worker.endpoint_routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
@@ -18,6 +19,7 @@ from sync_worker.endpoints import Endpoints
 from sync_worker.executor import Executor
 from sync_worker.handlers import Handlers
 from sync_worker.key_watch import KeyWatch
+from sync_worker.offered_codes import OfferedCodes
 from sync_worker.outbound import ProviderClient
 from sync_worker.probes import Prober
 from sync_worker.republish import Republisher
@@ -42,7 +44,7 @@ def create(settings: Settings) -> Service:
     client = ProviderClient(reporter, clock, base_url_override=settings.provider_base_url_override)
     desk = EffectDesk(keyring, table, clock)
     executor = Executor(database, desk, client, vault=vault, routes=table, clock=clock, width=settings.executors)
-    handlers = Handlers(keyring, desk, clock)
+    handlers = Handlers(keyring, desk, clock, ClaimStore(settings.claim_dir))
     service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_ROUTES, table.apply))
     service.add_background("call reports", reporter.run)
     service.add_background("effect executor", executor.run)
@@ -68,7 +70,9 @@ def _configuration(
     service.add_background("endpoint republisher", Republisher(database, endpoints, clock).run)
     service.add_background("key watch", KeyWatch(database, clock, warning_h=settings.key_warning_h).run)
     service.add_routes(routes(Api(database, keyring, clock, endpoints), service.tokens))
-    service.add_routes(endpoint_routes(EndpointApi(database, endpoints, clock), service.tokens))
+    codes = OfferedCodes(keyring)
+    service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_CODES, codes.apply))
+    service.add_routes(endpoint_routes(EndpointApi(database, endpoints, clock, codes), service.tokens))
     service.add_routes(tenant_routes(TenantApi(database, TenantTree(endpoints, clock, limits)), service.tokens))
 
 

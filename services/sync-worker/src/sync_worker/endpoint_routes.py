@@ -23,8 +23,10 @@ from chassis.http.paging import PageQuery, page
 from chassis.http.problems import Problem, body_of, invalid, json_response, not_found, path_uuid, query_of
 from contracts.errors import Invalid
 from sync_worker import endpoint_settings
+from sync_worker.audit import Audit
 from sync_worker.endpoint_settings import EndpointSettings, NewEndpoint
 from sync_worker.endpoints import Endpoints
+from sync_worker.offered_codes import OfferedCodes
 from sync_worker.repository import connections, endpoints, tenants
 from sync_worker.repository.endpoints import Stored
 from sync_worker.tenant_tree import TenantBody, TenantTree
@@ -75,10 +77,11 @@ class UrlRotation(BaseModel):
 class EndpointApi:
     """Handlers of the endpoint routes with what they need."""
 
-    def __init__(self, database: Database, desk: Endpoints, clock: Clock) -> None:
+    def __init__(self, database: Database, desk: Endpoints, clock: Clock, codes: OfferedCodes) -> None:
         self._database = database
         self._desk = desk
         self._clock = clock
+        self._codes = codes
 
     async def list_endpoints(self, request: Request) -> Response:
         """List endpoints in order of id."""
@@ -135,6 +138,18 @@ class EndpointApi:
             stored = await self._opened(uow, request)
             await self._desk.remove(uow, stored, request.state.principal.subject)
         return Response(status_code=204)
+
+    async def show_code(self, request: Request) -> Response:
+        """Show the code that the provider posted while the endpoint was being set up; 404 when none came. Audited."""
+        endpoint_id = request.path_params["endpoint_id"]
+        code = self._codes.newest(endpoint_id)
+        if code is None:
+            raise not_found("code")
+        async with self._database.unit_of_work() as uow:
+            actor = request.state.principal.subject
+            target = f"endpoint/{endpoint_id}"
+            Audit(self._clock).record(uow, actor, "endpoint.code_shown", tenant=code.tenant, target=target)
+        return json_response({"endpoint": endpoint_id, "code": code.value, "received_at": code.received_at})
 
     async def add_key(self, request: Request) -> Response:
         """Add a secret as the newest key; older ones end after the overlap. 201."""
@@ -291,6 +306,7 @@ def endpoint_routes(api: EndpointApi, tokens: TokenVerifier) -> list[BaseRoute]:
         Route(one, viewer(api.show_endpoint)),
         Route(one, operator(api.change_endpoint), methods=["PATCH"]),
         Route(one, operator(api.remove_endpoint), methods=["DELETE"]),
+        Route(f"{one}/code", operator(api.show_code)),
         Route(f"{one}/secrets", operator(api.add_key), methods=["POST"]),
         Route(f"{one}/secrets/{{key_id}}", operator(api.retire_key), methods=["DELETE"]),
         Route(f"{one}/rotate-url", operator(api.rotate_url), methods=["POST"]),

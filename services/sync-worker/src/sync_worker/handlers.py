@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
+from chassis.claims import ClaimStore, event_bytes
 from chassis.clock import Clock
 from chassis.db.database import UnitOfWork
 from chassis.kafka.records import Message
@@ -33,17 +34,18 @@ from sync_worker.repository import payments as payments_table
 class Handlers:
     """The two handlers with what they need."""
 
-    def __init__(self, keyring: Keyring, desk: EffectDesk, clock: Clock) -> None:
+    def __init__(self, keyring: Keyring, desk: EffectDesk, clock: Clock, claims: ClaimStore) -> None:
         self._keyring = keyring
         self._desk = desk
         self._clock = clock
+        self._claims = claims
         self._uses = KeyUses()
 
     async def deliveries(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
         """Merge what deliveries say about payments, an event per accepted snapshot; note which keys are used."""
         deliveries = [(message, DeliveryAttributes.of(message.envelope)) for message in messages]
         await self._uses.note(uow, (attributes for _, attributes in deliveries))
-        seen = [(message, one) for message, attributes in deliveries for one in self._read(message, attributes)]
+        seen = [(message, one) for message, attributes in deliveries for one in await self._read(message, attributes)]
         if not seen:
             return
         known = await payments_table.lock(uow.connection, [one.payment_id for _, one in seen])
@@ -72,11 +74,12 @@ class Handlers:
         for message in messages:
             await self._desk.take(uow, decode_command(message.envelope), message.trace or "")
 
-    def _read(self, message: Message, attributes: DeliveryAttributes) -> list[payments.Seen]:
+    async def _read(self, message: Message, attributes: DeliveryAttributes) -> list[payments.Seen]:
         if not attributes.entity.startswith(f"{payments.KIND}:"):
             return []
         provider = registry.get(attributes.provider)
-        snapshots = provider.normalise(attributes.eventtype, attributes.payload(message.envelope.data))
+        data = await event_bytes(self._claims, attributes, message.envelope.data)
+        snapshots = provider.normalise(attributes.eventtype, data)
         try:
             connection = UUID(attributes.connection)
         except ValueError as error:

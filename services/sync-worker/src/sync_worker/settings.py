@@ -20,9 +20,12 @@ class Settings(DatabaseSettings):
         default="",
         description="sandbox URL; calls go to <it>/<provider> instead of the providers. Empty: the providers",
     )
+    claim_dir: Path = Field(
+        default=Path(".run/claims"), description="claim-check store of the gateway: bodies too large for a record"
+    )
     executors: int = Field(default=16, ge=1, le=256, description="provider calls in flight per process")
     endpoint_max_body_bytes: int = Field(
-        default=960 * 1024, gt=0, description="greatest body limit of an endpoint; what the gateway takes at most"
+        default=10 * 1024 * 1024, gt=0, description="greatest body limit of an endpoint; what the gateway takes at most"
     )
     endpoint_max_per_s: float = Field(
         default=10_000.0, gt=0, description="greatest rate limit of an endpoint or tenant, in deliveries a second"

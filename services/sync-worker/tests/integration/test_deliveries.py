@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from chassis.claims import ClaimStore
 from chassis.db.database import Database
 from chassis.kafka.records import Message, Origin
 from chassis.testing.clock import ManualClock
@@ -58,7 +60,9 @@ def delivery(event: str, *, kind: str = "payment", entity: str = "payment:p1", *
 @pytest.fixture
 def handlers(keyring: Any, fakes: Any) -> Handlers:
     assert fakes
-    return Handlers(keyring, EffectDesk(keyring, RouteTable(), ManualClock(START)), ManualClock(START))
+    return Handlers(
+        keyring, EffectDesk(keyring, RouteTable(), ManualClock(START)), ManualClock(START), ClaimStore(Path("unused"))
+    )
 
 
 async def take(database: Database, handlers: Handlers, *messages: Message) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,9 +17,14 @@ from chassis.http.auth import Role
 from chassis.sealing import Keyring
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import rows
-from chassis.testing.service_kit import LocalIssuer
+from chassis.testing.service_kit import LocalIssuer, api_client
+from contracts.codec import encode
+from contracts.envelope import Envelope
+from contracts.events.gateway import EndpointCodeOffered, endpoint_code_place
 from contracts.events.sync import endpoint_secret_place
+from sync_worker.endpoint_routes import EndpointApi, endpoint_routes
 from sync_worker.endpoints import Endpoints
+from sync_worker.offered_codes import OfferedCodes
 from sync_worker.republish import Republisher
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration, pytest.mark.usefixtures("fakes")]
@@ -354,3 +360,29 @@ async def test_who_may_do_what(api: httpx.AsyncClient, platform: Any, issuer: Lo
         body = {"value": "x"} if path.endswith("secrets") else {}
         if "tenants" not in path:
             assert (await api.request(method, unknown, json=body)).status_code == 404
+
+
+async def test_a_code_that_a_provider_posted_is_shown_to_operators_only_and_audited(
+    platform: Any, keyring: Keyring, issuer: LocalIssuer, acts: Endpoints, clock: ManualClock
+) -> None:
+    codes = OfferedCodes(keyring)
+    offered = EndpointCodeOffered(
+        endpoint="ep-1",
+        tenant="acme",
+        provider="test",
+        sealed=base64.b64encode(keyring.seal("code-canary", endpoint_code_place("acme", "ep-1"))).decode(),
+        received_at=clock.now(),
+    )
+    envelope = Envelope(id="1", source="gateway", type=offered.TYPE, data=encode(offered))
+    codes.apply("ep-1", envelope)
+    codes.apply("ep-2", replace(envelope, data=encode(offered.model_copy(update={"endpoint": "ep-2"}))))
+    routes = endpoint_routes(EndpointApi(platform.database, acts, clock, codes), issuer.verifier())
+    async with api_client(routes, issuer.headers(Role.OPERATOR, subject="ann")) as client:
+        shown = await client.get("/v1/endpoints/ep-1/code")
+        moved = await client.get("/v1/endpoints/ep-2/code")
+        refused = await client.get("/v1/endpoints/ep-1/code", headers=issuer.headers(Role.VIEWER))
+    assert (shown.status_code, shown.json()["code"]) == (200, "code-canary")
+    assert moved.status_code == 404, "a code sealed for another endpoint does not open"
+    assert refused.status_code == 403
+    assert "code-canary" not in repr(codes.newest("ep-1"))
+    assert await platform.audited() == [("ann", "endpoint.code_shown", {})]

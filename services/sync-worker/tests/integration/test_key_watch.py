@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from chassis.claims import ClaimStore
 from chassis.db.database import Database
 from chassis.kafka.records import Message, Origin
 from chassis.sealing import Keyring
@@ -56,7 +58,7 @@ def delivery(endpoint: str, key_id: str, at: datetime, origin: Any = "webhook") 
 @pytest.fixture
 def handlers(keyring: Keyring, clock: ManualClock, fakes: Any) -> Handlers:
     assert fakes
-    return Handlers(keyring, EffectDesk(keyring, RouteTable(), clock), clock)
+    return Handlers(keyring, EffectDesk(keyring, RouteTable(), clock), clock, ClaimStore(Path("unused")))
 
 
 @pytest.fixture

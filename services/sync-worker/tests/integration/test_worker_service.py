@@ -34,6 +34,7 @@ from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.events.orchestrator import RefundPayment
 from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged, RateLimit
 from contracts.topics import (
+    GATEWAY_CODES,
     GATEWAY_EVENTS,
     HEALTH_ROUTES,
     ORCHESTRATOR_COMMANDS,
@@ -107,7 +108,7 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
 ) -> None:
     assert fakes
     written = (SYNC_CALLS, SYNC_CHANGES, SYNC_ENDPOINTS, SYNC_RESULTS, PLATFORM_AUDIT)
-    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES)
+    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES, GATEWAY_CODES)
     await declared_topics(kafka_bootstrap, *written, *read)
     external_id, requests = uuid4().hex, list[str]()
     async with provider(requests) as provider_url:
@@ -164,7 +165,9 @@ async def test_a_change_of_configuration_is_on_the_topic_within_a_second(
 ) -> None:
     assert fakes
     await declared_topics(kafka_bootstrap, SYNC_ENDPOINTS, PLATFORM_AUDIT, SYNC_CALLS, SYNC_CHANGES, SYNC_RESULTS)
-    await declared_topics(kafka_bootstrap, *GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES)
+    await declared_topics(
+        kafka_bootstrap, *GATEWAY_EVENTS.values(), GATEWAY_CODES, *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES
+    )
     settings = Settings(
         **issuer.settings(),
         kafka_bootstrap=kafka_bootstrap,

@@ -9,20 +9,28 @@ import base64
 import binascii
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from chassis.sealing import Keyring, SealError
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
 from contracts.codec import decode
-from contracts.envelope import Envelope
+from contracts.envelope import SPEC_VERSION, Envelope
 from contracts.errors import Invalid
+from contracts.events.gateway import DELIVERY_ACCEPTED
 from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
 from providers import registry
 from providers.provider import Provider
-from providers.sdk import Secret
+from providers.sdk import Secret, Verifier
+from providers.splitting import Splitter
+from webhook_gateway.addresses import Network, networks
+from webhook_gateway.answers import Answer, accepted
+from webhook_gateway.lanes import Classifier
 from webhook_gateway.metrics import ENDPOINTS
 
 log = logger(__name__)
+
+SOURCE: Final = "patchbay/webhook-gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,11 @@ class LiveSecret:
     secret: Secret = field(repr=False)
     not_before: datetime | None
     not_after: datetime | None
+
+    @property
+    def always(self) -> bool:
+        """The window has neither a beginning nor an end."""
+        return self.not_before is None and self.not_after is None
 
     def valid_at(self, now: datetime) -> bool:
         """Tell whether the secret may verify a delivery that arrives at `now`."""
@@ -46,45 +59,108 @@ class Endpoint:
     provider: Provider
     configured: EndpointConfigured
     secrets: tuple[LiveSecret, ...]
+    classifier: Classifier
+    allowed: tuple[Network, ...]
+    # Prepared for the request path: each would cost a microsecond or more every time.
+    verifier: Verifier
+    splitter: Splitter
+    methods: frozenset[str]
+    connection: str
+    headers: tuple[tuple[str, bytes], ...]
+    success: Answer
+    may_be_critical: bool
 
     def secrets_at(self, now: datetime) -> list[Secret]:
         """Return the secrets that are valid at `now`, newest configuration first."""
+        if len(self.secrets) == 1 and self.secrets[0].always:
+            return [self.secrets[0].secret]
         return [live.secret for live in self.secrets if live.valid_at(now)]
+
+    def position(self, key_id: str) -> int:
+        """Return the place of a key in the configuration: 0 is the newest."""
+        for place, live in enumerate(self.secrets):
+            if live.secret.key_id == key_id:
+                return place
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One URL of an endpoint: what its provider has registered, and until when it is served."""
+
+    endpoint: Endpoint
+    url: str
+    not_after: datetime | None = None
 
 
 class EndpointRegistry:
-    """All endpoints by id. `apply` is the state reader's callback; `get` is a dictionary look-up."""
+    """All endpoints by the tokens of their URLs. `apply` is the state reader's callback; `get` is a look-up."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._endpoints: dict[str, Endpoint] = {}
+        self._addresses: dict[str, Address] = {}
 
-    def get(self, endpoint_id: str) -> Endpoint | None:
-        """Return an endpoint, or None when there is none of this id."""
-        return self._endpoints.get(endpoint_id)
+    def get(self, token: str) -> Address | None:
+        """Return where a token leads, even when its time is over; None when it never led anywhere."""
+        return self._addresses.get(token)
 
     def apply(self, key: str, envelope: Envelope | None) -> None:
         """Take one record: configure or remove an endpoint. An older version than the known one is ignored."""
         if envelope is None:
-            self._endpoints.pop(key, None)
+            self._remove(key)
         else:
             configured = decode(EndpointConfigured, envelope.data)
             known = self._endpoints.get(key)
             if known is None or configured.version > known.configured.version:
+                self._remove(configured.endpoint)
                 self._configure(configured)
         gauge(ENDPOINTS).set(len(self._endpoints))
+
+    def _remove(self, endpoint_id: str) -> None:
+        known = self._endpoints.pop(endpoint_id, None)
+        if known is not None:
+            for token in _tokens(known.configured):
+                self._addresses.pop(token, None)
 
     def _configure(self, configured: EndpointConfigured) -> None:
         try:
             provider = registry.get(configured.provider)
-            provider.verifier(configured.options)
-        except (Invalid, ValueError):
+            verifier = provider.verifier(configured.options)
+            splitter = provider.splitter(configured.options)
+            classifier = Classifier(provider, configured.lane, configured.lane_rules)
+            allowed = networks(configured.allowed_ips)
+        except (Invalid, ValueError, LookupError):
             log.error("endpoint_unusable", endpoint=configured.endpoint, provider=configured.provider)
-            self._endpoints.pop(configured.endpoint, None)
             return
         opened = (self._open(configured, sealed) for sealed in configured.secrets)
         secrets = tuple(live for live in opened if live is not None)
-        self._endpoints[configured.endpoint] = Endpoint(configured.endpoint, provider, configured, secrets)
+        connection = str(configured.connection)
+        endpoint = Endpoint(
+            id=configured.endpoint,
+            provider=provider,
+            configured=configured,
+            secrets=secrets,
+            classifier=classifier,
+            allowed=allowed,
+            verifier=verifier,
+            splitter=splitter,
+            methods=frozenset(provider.webhook.accepted_methods),
+            connection=connection,
+            headers=(
+                ("ce_specversion", SPEC_VERSION.encode()),
+                ("ce_type", DELIVERY_ACCEPTED.encode()),
+                ("ce_source", f"{SOURCE}/{provider.slug}/{connection}".encode()),
+                ("ce_provider", provider.slug.encode()),
+                ("ce_endpoint", configured.endpoint.encode()),
+                ("ce_connection", connection.encode()),
+            ),
+            success=accepted(provider.webhook),
+            may_be_critical=classifier.may_be_critical,
+        )
+        self._endpoints[endpoint.id] = endpoint
+        for token, (url, not_after) in _tokens(configured).items():
+            self._addresses[token] = Address(endpoint, url, not_after)
 
     def _open(self, configured: EndpointConfigured, sealed: SealedSecret) -> LiveSecret | None:
         place = endpoint_secret_place(configured.tenant, configured.endpoint, sealed.key_id)
@@ -94,3 +170,9 @@ class EndpointRegistry:
             log.error("endpoint_secret_not_opened", endpoint=configured.endpoint, key_id=sealed.key_id, why=str(error))
             return None
         return LiveSecret(Secret(sealed.key_id, value), sealed.not_before, sealed.not_after)
+
+
+def _tokens(configured: EndpointConfigured) -> dict[str, tuple[str, datetime | None]]:
+    """Return the address and the end of each token; without any the endpoint's id is one that never ends."""
+    tokens = {token.token: (token.url or configured.url, token.not_after) for token in configured.tokens}
+    return tokens or {configured.endpoint: (configured.url, None)}

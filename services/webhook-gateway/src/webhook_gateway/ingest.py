@@ -1,4 +1,4 @@
-"""The use case of the request path: verify, split, envelope, produce with acks=all, and only then say yes.
+"""The use case of the request path: verify, split, classify, look, produce with acks=all, mark, and only then say yes.
 
 Must never touch a database, and never answer 2xx for something the broker does not have.
 """
@@ -6,151 +6,157 @@ Must never touch a database, and never answer 2xx for something the broker does 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from opentelemetry.trace import SpanKind
 
+from chassis.claims import ClaimStore
 from chassis.clock import Clock
 from chassis.kafka.producer import Publisher
 from chassis.telemetry.logs import logger
-from chassis.telemetry.metrics import counter
-from chassis.telemetry.traces import start_span, traceparent
-from contracts.codec import encode
-from contracts.envelope import Envelope
+from chassis.telemetry.metrics import bound_counter
+from chassis.telemetry.traces import begin_trace
 from contracts.errors import Invalid, Transient
-from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes, DeliveryRejected, RejectionReason
-from contracts.ids import entity_key, uuid7
-from contracts.topics import GATEWAY_EVENTS, GATEWAY_REJECTIONS, Lane
+from contracts.topics import Lane
 from providers.sdk import InboundRequest, Refused, Verified, WebhookItem
+from webhook_gateway.admission import Admission
+from webhook_gateway.answers import Answer, problem, too_many, unavailable
+from webhook_gateway.arrival import Arrival
+from webhook_gateway.cards import find_cards, mask
+from webhook_gateway.dedup import DedupMemory, Seen, event_key, fingerprint
 from webhook_gateway.endpoints import Endpoint
-from webhook_gateway.metrics import DELIVERIES, KEY_MATCHES, UNRECORDED
+from webhook_gateway.metrics import CARDS, CONFLICTS, DELIVERIES, KEY_MATCHES, REPEATED
+from webhook_gateway.records import Body, Event, Record, is_xml, records, repeated
+from webhook_gateway.rejections import Rejections
+from webhook_gateway.tenants import tenant_of
+from webhook_gateway.verification import Gate
 
 log = logger(__name__)
 
-SOURCE: Final = "patchbay/webhook-gateway"
 # A verified body that its manifest cannot read is still the provider's word: it is kept under this type.
 UNREADABLE_TYPE: Final = "unreadable"
-RETRY_AFTER_S: Final = 2
-# Recording a refusal must not hold up the refusal.
-RECORD_TIMEOUT_S: Final = 1.0
-RECORDED_BODY_BYTES: Final = 64 * 1024
-RECORDED_HEADER_CHARS: Final = 512
-# Headers that are credentials by themselves; signatures are not, since they fit one body only.
-_CREDENTIAL_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
+# Longer than any horizon that is published (75 h), for providers that publish none.
+UNKNOWN_HORIZON_H: Final = 96.0
+# On top of the provider's own horizon: a retry may wait in its queue, and we may be away for a day.
+HORIZON_MARGIN_H: Final = 24.0
+SHED_RETRY_S: Final = 30.0
+# Refusals that every provider gets alike, since they are no verdict on a signature.
+_STATUS: Final = {"bad_encoding": 400, "body_too_large": 413}
+_WHY: Final = {
+    "bad_encoding": "the content coding is unknown or broken",
+    "body_too_large": "the body is too large once decompressed",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the sender gets. An empty body is what providers' onboarding checks want of a refusal."""
+class Ports:
+    """What the use case talks to."""
 
-    status: int
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = field(default=())
+    publisher: Publisher
+    gate: Gate
+    memory: DedupMemory
+    admission: Admission
+    rejections: Rejections
+    claims: ClaimStore
+    clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """One HTTP request to a known endpoint, before anything about it is believed."""
+class Limits:
+    """Bytes: of a body once decompressed, and of a body that still goes into a record rather than the claim store."""
 
-    endpoint: Endpoint
-    request: InboundRequest
-    received_at: datetime
-    delivery: str = field(default_factory=lambda: str(uuid7()))
+    body: int
+    inline: int
 
 
 class Ingest:
-    """Takes arrivals to the broker. One per process; safe for concurrent use."""
+    """Takes arrivals to the broker. One per process; safe for concurrent use. The caller bounds the time."""
 
-    def __init__(self, publisher: Publisher, clock: Clock, *, max_body_bytes: int, publish_timeout_s: float) -> None:
-        self._publisher = publisher
-        self._clock = clock
-        self._max_body_bytes = max_body_bytes
-        self._publish_timeout_s = publish_timeout_s
+    def __init__(self, ports: Ports, limits: Limits) -> None:
+        self._ports = ports
+        self._limits = limits
 
     async def accept(self, arrival: Arrival) -> Answer:
         """Verify a delivery and write its events; returns the answer that the provider expects.
 
-        200 (or the manifest's status) only after every event is acknowledged by all replicas; 503 with `Retry-After`
-        when that did not happen in time; the manifest's refusal status for anything that does not verify.
+        The manifest's success only after every event is acknowledged by all replicas; 503 with `Retry-After` when the
+        broker refuses; the manifest's refusal status for anything that does not verify.
         """
-        endpoint, webhook = arrival.endpoint, arrival.endpoint.provider.webhook
+        endpoint = arrival.endpoint
         try:
-            verified = self._verify(arrival)
-            body, encoding = self._decoded(arrival.request)
+            verified = await self._ports.gate.verify(arrival)
+            body = self._body(arrival)
         except Refused as refused:
-            status = 400 if refused.reason == "bad_encoding" else webhook.refused_status
-            return await self.reject(arrival, refused.reason, 413 if refused.reason == "body_too_large" else status)
-        with_parent = arrival.request.header("traceparent")
-        span = start_span(
-            f"receive {endpoint.provider.slug}",
-            parent=with_parent,
+            return await self._refuse(arrival, refused)
+        except Transient as error:
+            # The vendor's key could not be fetched: a fault that passes, so the sender is asked to come back.
+            await self._ports.rejections.record(arrival, "key_unavailable", 503)
+            return unavailable(error.detail)
+        self._count_key(arrival, verified)
+        events = [self._event(arrival, item) for item in self._split(arrival, body.plain)]
+        if self._sheds(endpoint, events):
+            await self._ports.rejections.record(arrival, "shed", 429)
+            return too_many("shed", "bulk is not taken now; send it again later", SHED_RETRY_S)
+        trace, span = begin_trace(
+            "receive",
+            parent=_first(arrival.request.headers.get("traceparent")),
             kind=SpanKind.PRODUCER,
             attributes={"patchbay.delivery": arrival.delivery, "patchbay.endpoint": endpoint.id},
         )
         try:
-            items = self._split(arrival, body)
-            await self._publish(arrival, verified, items, encoding, traceparent(span))
+            await self._write(arrival, verified, body, events, trace)
         except Transient as error:
-            log.warning("delivery_not_written", delivery=arrival.delivery, code=error.code)
-            counter(DELIVERIES).labels(endpoint.provider.slug, "unavailable").inc()
-            return Answer(503, headers=(("retry-after", str(RETRY_AFTER_S)),))
+            return self.not_written(arrival, error.code)
         finally:
-            span.end()
-        counter(DELIVERIES).labels(endpoint.provider.slug, "accepted").inc()
-        return Answer(webhook.success_status, webhook.success_body.encode())
+            if span is not None:
+                span.end()
+        bound_counter(DELIVERIES, endpoint.provider.slug, "accepted").inc()
+        return endpoint.success
 
-    async def reject(self, arrival: Arrival, reason: RejectionReason, status: int) -> Answer:
-        """Refuse a delivery and record why, for an operator to see and verify again; never records a credential.
+    def not_written(self, arrival: Arrival, code: str) -> Answer:
+        """Count a delivery that the broker did not take, in time or at all, and return 503."""
+        log.warning("delivery_not_written", delivery=arrival.delivery, code=code)
+        bound_counter(DELIVERIES, arrival.endpoint.provider.slug, "unavailable").inc()
+        return unavailable("the event could not be written; send it again")
 
-        The sender gets the refusal even when the broker does not take the record; that is counted.
-        """
-        endpoint, configured = arrival.endpoint, arrival.endpoint.configured
-        counter(DELIVERIES).labels(endpoint.provider.slug, reason).inc()
-        rejected = DeliveryRejected(
-            delivery=arrival.delivery,
-            endpoint=endpoint.id,
-            provider=endpoint.provider.slug,
-            tenant=configured.tenant,
-            connection=str(configured.connection),
-            reason=reason,
-            status=status,
-            method=arrival.request.method,
-            received_at=arrival.received_at,
-            headers=tuple(_recordable(arrival.request)),
-            body=base64.b64encode(arrival.request.body[:RECORDED_BODY_BYTES]).decode(),
-            body_bytes=len(arrival.request.body),
-        )
-        envelope = Envelope(
-            id=arrival.delivery,
-            source=SOURCE,
-            type=DeliveryRejected.TYPE,
-            data=encode(rejected),
-            extensions={"tenant": configured.tenant},
-        )
-        try:
-            await self._publisher.publish(GATEWAY_REJECTIONS, endpoint.id, envelope, timeout_s=RECORD_TIMEOUT_S)
-        except Transient:
-            counter(UNRECORDED).inc()
+    async def _refuse(self, arrival: Arrival, refused: Refused) -> Answer:
+        status = _STATUS.get(refused.reason, arrival.endpoint.provider.webhook.refused_status)
+        await self._ports.rejections.record(arrival, refused.reason, status)
+        if refused.reason in _STATUS:
+            return problem(status, refused.reason, _WHY[refused.reason])
         return Answer(status)
 
-    def _verify(self, arrival: Arrival) -> Verified:
-        endpoint = arrival.endpoint
-        secrets = endpoint.secrets_at(arrival.received_at)
-        verifier = endpoint.provider.verifier(endpoint.configured.options)
-        verified = verifier.verify(arrival.request, secrets, arrival.received_at)
-        position = next(index for index, secret in enumerate(secrets) if secret.key_id == verified.key_id)
-        counter(KEY_MATCHES).labels(endpoint.provider.slug, str(position)).inc()
-        return verified
+    def _sheds(self, endpoint: Endpoint, events: Sequence[Event]) -> bool:
+        """Tell whether a delivery of nothing but bulk is over what may come in, and its provider comes back later."""
+        if not events or events[0].lane is not Lane.BULK or endpoint.provider.webhook.throttle != "retry":
+            return False
+        return all(event.lane is Lane.BULK for event in events) and self._ports.admission.sheds(Lane.BULK)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _body(self, arrival: Arrival) -> Body:
+        """Return the body without its content coding, bounded, and what is to be written of it.
+
+        Raises `Refused` for a bad or foreign coding, and for a body over the limit once decompressed.
+        """
+        raw = arrival.request.body
+        plain, encoding = self._decoded(arrival.request)
+        body = Body(plain, raw, encoding, hashlib.sha256(raw).hexdigest())
+        body.cards = len(find_cards(plain))
+        if body.cards:
+            bound_counter(CARDS, arrival.endpoint.provider.slug).inc()
+            if arrival.endpoint.configured.card_numbers == "mask":
+                body.plain = body.written = mask(plain)
+                body.encoding = ""
+        return body
 
     def _decoded(self, request: InboundRequest) -> tuple[bytes, Literal["", "gzip"]]:
-        """Return the body without its content coding, bounded; raises `Refused` for a bad, foreign or huge one."""
-        coding = (request.header("content-encoding") or "identity").strip().lower()
+        given = request.headers.get("content-encoding")
+        coding = given[-1].strip().lower() if given else "identity"
         if coding == "identity":
             return request.body, ""
         if coding != "gzip":
@@ -158,90 +164,84 @@ class Ingest:
         inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
             # One byte more than allowed tells a body of exactly the limit from a larger one.
-            plain = inflater.decompress(request.body, self._max_body_bytes + 1)
+            plain = inflater.decompress(request.body, self._limits.body + 1)
         except zlib.error:
             raise Refused("bad_encoding") from None
-        if len(plain) > self._max_body_bytes:
+        if len(plain) > self._limits.body:
             raise Refused("body_too_large")
         if not inflater.eof or inflater.unused_data:
             raise Refused("bad_encoding")
         return plain, "gzip"
 
-    def _split(self, arrival: Arrival, body: bytes) -> list[WebhookItem]:
+    def _split(self, arrival: Arrival, plain: bytes) -> list[WebhookItem]:
         request = arrival.request
-        plain = request if body is request.body else InboundRequest(request.method, request.url, request.headers, body)
+        if plain is not request.body:
+            request = InboundRequest(request.method, request.url, request.headers, plain)
         try:
-            return arrival.endpoint.provider.split(plain, arrival.endpoint.configured.options)
+            return arrival.endpoint.splitter.split(request)
         except Invalid as error:
             log.warning("delivery_unreadable", delivery=arrival.delivery, code=error.code)
-            return [WebhookItem(hashlib.sha256(request.body).hexdigest(), UNREADABLE_TYPE, None, request.body)]
+            return [WebhookItem(hashlib.sha256(arrival.request.body).hexdigest(), UNREADABLE_TYPE, None, plain)]
 
-    async def _publish(
-        self,
-        arrival: Arrival,
-        verified: Verified,
-        items: Sequence[WebhookItem],
-        encoding: Literal["", "gzip"],
-        trace: str,
-    ) -> None:
-        """Write all items or raise `Transient`: a batch is acknowledged as a whole, duplicates are the inbox's work."""
-        digest = hashlib.sha256(arrival.request.body).hexdigest()
-        sends = []
-        unread = bool(items) and items[0].data is arrival.request.body
-        count = len(items) if arrival.endpoint.provider.webhook.items == "array" and not unread else 0
-        for index, item in enumerate(items):
-            attributes = self._attributes(arrival, verified, item, (index, count), (encoding, digest))
-            envelope = Envelope(
-                id=item.event_id,
-                source=f"{SOURCE}/{attributes.provider}/{attributes.connection}",
-                type=DELIVERY_ACCEPTED,
-                data=arrival.request.body if index == 0 else item.data,
-                time=arrival.received_at,
-                content_type=arrival.request.header("content-type") or "application/octet-stream",
-                traceparent=trace,
-                extensions=attributes.extensions(),
-            )
-            key = entity_key(attributes.tenant, *item.entity) if item.entity else arrival.endpoint.id
-            topic = GATEWAY_EVENTS[Lane(attributes.lane)]
-            sends.append(self._publisher.publish(topic, key, envelope, timeout_s=self._publish_timeout_s))
-        await asyncio.gather(*sends)
-
-    def _attributes(
-        self,
-        arrival: Arrival,
-        verified: Verified,
-        item: WebhookItem,
-        place: tuple[int, int],
-        body: tuple[Literal["", "gzip"], str],
-    ) -> DeliveryAttributes:
-        endpoint, configured = arrival.endpoint, arrival.endpoint.configured
-        rule = endpoint.provider.webhook.lane_for(item.event_type)
-        return DeliveryAttributes(
-            delivery=arrival.delivery,
-            provider=endpoint.provider.slug,
-            endpoint=endpoint.id,
-            connection=str(configured.connection),
-            tenant=configured.tenant,
-            lane=rule if configured.lane is Lane.STANDARD else configured.lane,
-            event=item.event_id,
-            eventtype=item.event_type,
-            receivedat=arrival.received_at,
-            verifiedat=self._clock.now(),
-            keyid=verified.key_id,
-            bodysha256=body[1],
-            method=arrival.request.method,
-            entity=":".join(item.entity) if item.entity else "",
-            item=place[0],
-            items=place[1],
-            encoding=body[0],
-            signed=verified.signed_headers,
+    def _event(self, arrival: Arrival, item: WebhookItem) -> Event:
+        endpoint = arrival.endpoint
+        tenant = tenant_of(endpoint, item)
+        return Event(
+            item=item,
+            tenant=tenant,
+            lane=endpoint.classifier.lane(item, arrival.received_at),
+            key=event_key(tenant, endpoint.id, item.event_id),
+            seen=Seen(arrival.delivery, fingerprint(item.data)),
         )
 
+    @staticmethod
+    def _count_key(arrival: Arrival, verified: Verified) -> None:
+        position = arrival.endpoint.position(verified.key_id)
+        bound_counter(KEY_MATCHES, arrival.endpoint.provider.slug, str(position)).inc()
 
-def _recordable(request: InboundRequest) -> list[tuple[str, str]]:
-    return [
-        (name, value[:RECORDED_HEADER_CHARS])
-        for name, values in request.headers.items()
-        if name not in _CREDENTIAL_HEADERS
-        for value in values
-    ]
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def _write(
+        self, arrival: Arrival, verified: Verified, body: Body, events: Sequence[Event], trace: str
+    ) -> None:
+        """Write all events or raise: a batch is acknowledged as a whole, and what lands twice is the inbox's work."""
+        memory = self._ports.memory
+        await self._look(events)
+        # A batch of which anything is new is written whole: item 0 carries the request that all others belong to.
+        if events and all(event.repeats for event in events):
+            for event in events:
+                bound_counter(REPEATED, arrival.endpoint.provider.slug).inc()
+                self._ports.rejections.record_repeat(repeated(arrival, verified, body, event))
+            return
+        body.beside = is_xml(events, body)
+        if body.beside or len(body.written) > self._limits.inline:
+            body.claim = await self._ports.claims.put(body.written)
+        written = records(arrival, verified, body, events, trace=trace, now=self._ports.clock.now())
+        if len(written) == 1:
+            await self._produce(written[0])
+        else:
+            await asyncio.gather(*(self._produce(record) for record in written))
+        retries = arrival.endpoint.provider.webhook.retries
+        horizon_h = UNKNOWN_HORIZON_H if retries is None else retries.horizon_h
+        for event in events:
+            if event.conflicts:
+                bound_counter(CONFLICTS, arrival.endpoint.provider.slug).inc()
+            elif event.known is None:
+                memory.mark(event.key, event.seen, int((horizon_h + HORIZON_MARGIN_H) * 3600))
+
+    async def _look(self, events: Sequence[Event]) -> None:
+        """Learn what is known of the events; asks for all of them at once."""
+        memory = self._ports.memory
+        if len(events) == 1:
+            events[0].known = await memory.look(events[0].key)
+            return
+        found = await asyncio.gather(*(memory.look(event.key) for event in events))
+        for event, known in zip(events, found, strict=True):
+            event.known = known
+
+    async def _produce(self, record: Record) -> None:
+        await self._ports.publisher.write(record.topic, record.key, record.value, record.headers)
+
+
+def _first(values: Sequence[str] | None) -> str | None:
+    return values[0] if values else None

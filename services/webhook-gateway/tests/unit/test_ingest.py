@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from contracts.topics import GATEWAY_EVENTS, GATEWAY_REJECTIONS, Lane
 from providers import registry
+from providers.conformance import fixtures_for, variants
+from providers.fixtures import Fixture
 from providers.provider import Provider
 from webhook_gateway.ingest import UNREADABLE_TYPE
 
@@ -24,28 +26,47 @@ pytestmark = pytest.mark.asyncio
 LIMIT = 64 * 1024
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 WEBHOOKS = [provider for provider in registry.all_providers() if provider.manifest.webhook]
+FIRST = {provider.slug: variants(provider)[0] for provider in WEBHOOKS}
+TRAITS = {provider.slug: provider.traits(FIRST[provider.slug]) for provider in WEBHOOKS}
 
 
-def window_s(provider: Provider) -> int:
-    """Return the replay window of a provider's scheme in seconds; 0 when it signs no time."""
-    default = provider.default_options.get("tolerance_s")
-    return int(default or getattr(provider.webhook.signature, "tolerance_s", None) or 0)
+def shape(provider: Provider) -> Any:
+    """Return what the provider's scheme promises; the test of every provider and case is test_conformance.py."""
+    return TRAITS[provider.slug]
 
 
-SINGLE = [p for p in WEBHOOKS if p.webhook.items == "single" and "json" in p.webhook.formats]
-STAMPED = [p for p in WEBHOOKS if window_s(p)]
-PLAIN = next(p for p in SINGLE if window_s(p))
-BATCHED = [p for p in WEBHOOKS if p.webhook.items == "array"]
-# Providers that say in the body, and only there, what an event is.
-IN_BODY = [
+# A scheme in a header over the raw body with a signed time, in JSON that holds its own id and type.
+PLAIN = next(
     p
-    for p in (*SINGLE, *BATCHED)
-    if all(str(source).startswith("body:") for source in (*p.webhook.event_id, *p.webhook.event_type))
-]
-CRITICAL = [p for p in WEBHOOKS if any(rule.lane is Lane.CRITICAL for rule in p.webhook.lanes)]
+    for p in WEBHOOKS
+    if shape(p) is not None
+    and (shape(p).covers, shape(p).stale_after_s, p.webhook.items, p.webhook.formats)
+    == ("body", 300, "single", ("json",))
+    and not p.webhook.handshakes
+    and not shape(p).fetches
+    and all(str(one).startswith("body:") for one in (*p.webhook.event_id, *p.webhook.event_type))
+)
+# Providers that send an array as their body.
+BATCHED = [p for p in WEBHOOKS if p.webhook.items == "array" and p.webhook.pointers == ("",)]
+
+
+def critical_fixture(provider: Provider) -> Fixture | None:
+    """Return a fixture whose first event is critical by the manifest."""
+    options = FIRST[provider.slug]
+    for fixture in fixtures_for(provider, options):
+        keys = provider.verifier(options).generate()
+        request = provider.sign(
+            fixture.request({}), secret=keys.signing, now=START, message_id=fixture.message_id, options=options
+        )
+        items = provider.split(request, options)
+        if items and provider.webhook.lane_for(items[0].event_type) is Lane.CRITICAL:
+            return fixture
+    return None
+
+
+CRITICAL = [(p, fixture) for p in WEBHOOKS if (fixture := critical_fixture(p)) is not None]
 
 each = pytest.mark.parametrize("provider", WEBHOOKS, ids=lambda p: p.slug)
-each_stamped = pytest.mark.parametrize("provider", STAMPED, ids=lambda p: p.slug)
 each_batched = pytest.mark.parametrize("provider", BATCHED, ids=lambda p: p.slug)
 
 
@@ -58,23 +79,28 @@ async def test_a_signed_delivery_is_produced_with_its_facts_and_answered_as_the_
     bench: Any, provider: Provider
 ) -> None:
     signer = bench.connect(provider)
-    for fixture in provider.fixtures():
+    for fixture in fixtures_for(provider, signer.options):
         bench.publisher.records.clear()
-        reply = await bench.deliver(signer, fixture)
+        bench.memory.seen.clear()
+        request = signer.request(fixture)
+        reply = await bench.send(signer.endpoint, request)
         assert (reply.status, reply.body.decode()) == (provider.webhook.success_status, provider.webhook.success_body)
         assert not bench.rejected
-        wanted = provider.split(fixture.request(signer.headers(fixture.body, fixture), signer.url))
+        wanted = provider.split(request, signer.options)
         assert [record.envelope.id for record in bench.accepted] == [item.event_id for item in wanted]
         for record, item in zip(bench.accepted, wanted, strict=True):
             facts = record.attributes
             assert (facts.eventtype, facts.tenant, facts.keyid) == (item.event_type, "t1", "k1")
-            assert facts.bodysha256 == hashlib.sha256(fixture.body).hexdigest()
+            assert facts.apiversion == item.api_version
+            assert facts.bodysha256 == hashlib.sha256(request.body).hexdigest()
             assert record.topic == GATEWAY_EVENTS[provider.webhook.lane_for(item.event_type)].name
             assert record.key == (f"t1:{item.entity[0]}:{item.entity[1]}" if item.entity else signer.endpoint)
             assert record.envelope.source.endswith(f"{provider.slug}/{facts.connection}")
-            assert record.envelope.content_type == fixture.content_type
-            assert facts.signed, "what the signature covers travels along, to verify again later"
-            assert signer.secret not in str(record)
+            assert record.envelope.time == facts.receivedat == bench.clock.now()
+            assert record.payload == item.data
+            # Some vendors put the token into the body, which is kept as received.
+            if signer.secret.encode() not in request.body:
+                assert signer.secret not in str(record)
 
 
 async def test_an_unknown_endpoint_is_404_and_leaves_no_record(bench: Any) -> None:
@@ -82,36 +108,6 @@ async def test_an_unknown_endpoint_is_404_and_leaves_no_record(bench: Any) -> No
         reply = await bench.post(path, b"{}", {})
         assert (reply.status, reply.code) == (404, "unknown_endpoint")
     assert not bench.publisher.records
-
-
-@each
-async def test_a_missing_or_wrong_signature_gets_the_providers_refusal_and_a_record(
-    bench: Any, provider: Provider
-) -> None:
-    signer, fixture = bench.connect(provider), provider.fixtures()[0]
-    headers = signer.headers(fixture.body, fixture)
-    unsigned = await bench.post(signer.endpoint, fixture.body, {"Content-Type": fixture.content_type})
-    altered = await bench.post(signer.endpoint, tampered(fixture.body), headers)
-    foreign = await bench.post(signer.endpoint, fixture.body, bench.connect(provider).headers(fixture.body, fixture))
-    assert {reply.status for reply in (unsigned, altered, foreign)} == {provider.webhook.refused_status}
-    assert {reply.body for reply in (unsigned, altered, foreign)} == {b""}
-    assert [one.reason for one in bench.rejected] == ["missing_signature", "bad_signature", "bad_signature"]
-    assert {one.status for one in bench.rejected} == {provider.webhook.refused_status}
-    assert not bench.accepted
-
-
-@each_stamped
-@pytest.mark.parametrize(("direction", "reason"), [(1, "stale_timestamp"), (-1, "future_timestamp")])
-async def test_a_stamp_outside_of_the_window_is_refused_in_both_directions(
-    bench: Any, provider: Provider, direction: int, reason: str
-) -> None:
-    signer, fixture = bench.connect(provider), provider.fixtures()[0]
-    headers = signer.headers(fixture.body, fixture)
-    bench.clock.advance(direction * (window_s(provider) - 1))
-    assert (await bench.post(signer.endpoint, fixture.body, headers)).status == provider.webhook.success_status
-    bench.clock.advance(direction * 3)
-    assert (await bench.post(signer.endpoint, fixture.body, headers)).status == provider.webhook.refused_status
-    assert [one.reason for one in bench.rejected] == [reason]
 
 
 async def test_a_rejection_record_holds_what_came_but_no_secret_and_no_credential(bench: Any) -> None:
@@ -136,7 +132,7 @@ async def test_a_rejection_record_holds_what_came_but_no_secret_and_no_credentia
 
 async def test_a_body_over_the_limit_is_413_before_it_is_read(bench: Any) -> None:
     signer = bench.connect(PLAIN)
-    for declared in (str(LIMIT + 1), "9" * 18, "9" * 5000):
+    for declared in (str(LIMIT + 1), "9" * 18, "9" * 4000):
         reply = await bench.request(signer.endpoint, [b"x"], [(b"content-length", declared.encode())])
         assert (reply.status, reply.code, reply.chunks_read) == (413, "body_too_large", 0)
     assert [one.reason for one in bench.rejected] == ["body_too_large"] * 3
@@ -144,7 +140,7 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(bench: Any) -> Non
 
 async def test_a_chunked_body_over_the_limit_is_413_while_it_streams(bench: Any) -> None:
     signer = bench.connect(PLAIN)
-    reply = await bench.request(signer.endpoint, [b"x" * 1024] * 1000, [(b"content-length", b"10")])
+    reply = await bench.request(signer.endpoint, [b"x" * 1024] * 1000, [])
     assert (reply.status, reply.headers["connection"]) == (413, "close")
     assert reply.chunks_read == LIMIT // 1024 + 1
 
@@ -210,20 +206,36 @@ async def test_a_body_that_takes_too_long_is_408(make_bench: Callable[..., Any])
 
 async def test_a_sender_that_leaves_within_the_body_gets_no_verdict(bench: Any) -> None:
     signer = bench.connect(PLAIN)
-    reply = await bench.request(signer.endpoint, [b"{"], [], then="leave")
-    assert reply.status == 0
+    for declared in (b"100", b"1000000"):
+        limit = (b"content-length", declared if int(declared) <= LIMIT else str(LIMIT).encode())
+        reply = await bench.request(signer.endpoint, [b"{"], [limit], then="leave")
+        assert reply.status == 0
     assert not bench.publisher.records
+    assert len(bench.flights) == 0
 
 
 async def test_without_the_broker_the_answer_is_503_with_retry_after_inside_two_seconds(bench: Any) -> None:
-    signer, fixture = bench.connect(PLAIN), PLAIN.fixtures()[0]
+    signer = bench.connect(PLAIN)
+    fixture = signer.fixture
     bench.publisher.fail_from = 0
     reply = await bench.deliver(signer, fixture)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert int(reply.headers["retry-after"]) > 0
     refused = await bench.post(signer.endpoint, fixture.body, {})
     assert refused.status == PLAIN.webhook.refused_status, "a refusal does not need the broker"
-    assert max(bench.publisher.timeouts_s) < 2
+
+
+async def test_a_broker_that_does_not_answer_costs_a_sender_the_publish_timeout_and_no_more(
+    make_bench: Callable[..., Any],
+) -> None:
+    bench = make_bench(publish_timeout_s=0.1)
+    signer = bench.connect(PLAIN)
+    bench.publisher.stalls = True
+    reply = await bench.deliver(signer)
+    assert (reply.status, reply.code) == (503, "unavailable")
+    assert len(bench.flights) == 0
+    bench.publisher.stalls = False
+    assert (await bench.deliver(signer)).status == PLAIN.webhook.success_status
 
 
 @each_batched
@@ -257,7 +269,7 @@ async def test_an_empty_batch_is_fine_and_produces_nothing(bench: Any, provider:
     assert not bench.publisher.records
 
 
-@pytest.mark.parametrize("provider", IN_BODY, ids=lambda p: p.slug)
+@pytest.mark.parametrize("provider", [PLAIN, *BATCHED], ids=lambda p: p.slug)
 @pytest.mark.parametrize(
     "body", [b"\xff\x00 no json", b"", b"[1, 2]", b'"text"'], ids=["bytes", "empty", "list", "text"]
 )
@@ -271,19 +283,21 @@ async def test_a_verified_body_that_cannot_be_read_is_kept_whole(bench: Any, pro
     assert record.envelope.id == hashlib.sha256(body).hexdigest()
 
 
-@pytest.mark.parametrize("provider", CRITICAL, ids=lambda p: p.slug)
-async def test_the_manifest_chooses_the_lane_unless_the_connection_does(bench: Any, provider: Provider) -> None:
-    fixture = next(f for f in provider.fixtures() if f.content_type == "application/json")
-    await bench.deliver(bench.connect(provider), fixture)
-    await bench.deliver(bench.connect(provider, lane=Lane.BULK), fixture)
-    assert [record.topic for record in bench.accepted] == [
-        GATEWAY_EVENTS[lane].name for lane in (Lane.CRITICAL, Lane.BULK)
-    ]
-    assert [record.attributes.lane for record in bench.accepted] == ["critical", "bulk"]
+@pytest.mark.parametrize(("provider", "fixture"), CRITICAL, ids=[p.slug for p, _ in CRITICAL])
+async def test_the_manifest_chooses_the_lane_unless_the_connection_does(
+    bench: Any, provider: Provider, fixture: Fixture
+) -> None:
+    usual, bulk = bench.connect(provider), bench.connect(provider, lane=Lane.BULK)
+    await bench.deliver(usual, fixture)
+    await bench.deliver(bulk, fixture)
+    assert bench.accepted[0].topic == GATEWAY_EVENTS[Lane.CRITICAL].name
+    assert bench.accepted[-1].topic == GATEWAY_EVENTS[Lane.BULK].name
+    assert (bench.accepted[0].attributes.lane, bench.accepted[-1].attributes.lane) == ("critical", "bulk")
 
 
 async def test_the_trace_of_the_sender_goes_on(bench: Any) -> None:
-    signer, fixture = bench.connect(PLAIN), PLAIN.fixtures()[0]
+    signer = bench.connect(PLAIN)
+    fixture = signer.fixture
     trace = "0af7651916cd43dd8448eb211c80319c"
     headers = signer.headers(fixture.body, fixture) | {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
     await bench.post(signer.endpoint, fixture.body, headers)
@@ -301,6 +315,7 @@ async def test_a_secret_counts_inside_its_window_only(bench: Any) -> None:
 
     async def status(secret: str) -> int:
         signer.secret = secret
+        bench.memory.seen.clear()
         reply: int = (await bench.deliver(signer, fixture)).status
         return reply
 
@@ -312,7 +327,8 @@ async def test_a_secret_counts_inside_its_window_only(bench: Any) -> None:
 
 
 async def test_without_a_secret_that_opens_everything_is_refused(bench: Any) -> None:
-    signer, fixture = bench.connect(PLAIN), PLAIN.fixtures()[0]
+    signer = bench.connect(PLAIN)
+    fixture = signer.fixture
     pair = PLAIN.verifier().generate()
     bench.configure(PLAIN, signer.endpoint, [("k1", pair.verifying, None, None)], version=2, sealed_for="elsewhere")
     signer.secret = pair.signing
@@ -320,33 +336,20 @@ async def test_without_a_secret_that_opens_everything_is_refused(bench: Any) -> 
     assert [one.reason for one in bench.rejected] == ["no_secret"]
 
 
-@each
-async def test_headers_that_are_not_ascii_or_repeat_are_refused_not_an_error(bench: Any, provider: Provider) -> None:
-    signer, fixture = bench.connect(provider), provider.fixtures()[0]
-    signed = [(name.encode(), value.encode()) for name, value in signer.headers(fixture.body, fixture).items()]
-    hostile = [(name, b"\xff\xb2" + value) for name, value in signed]
-    for headers in (hostile, [*signed, *signed], [*hostile, (b"content-length", b"\xb2")]):
-        reply = await bench.request(signer.endpoint, [fixture.body], headers)
-        assert reply.status in {400, provider.webhook.refused_status}
-
-
 @cache
 def header_names() -> list[str]:
     """Return the names that mean something to a gateway or to some provider."""
     names = {"content-encoding", "content-length", "content-type", "traceparent", "authorization"}
     for provider in WEBHOOKS:
-        signed = provider.verifier().sign(
-            b"{}",
-            url="https://x.test",
-            secret=provider.verifier().generate().signing,
-            now=START,
-            message_id="msg_1",
-        )
-        names |= {name.lower() for name in signed}
+        options = FIRST[provider.slug]
+        draft = fixtures_for(provider, options)[0].request({})
+        keys = provider.verifier(options).generate()
+        signed = provider.sign(draft, secret=keys.signing, now=START, message_id="msg_1", options=options)
+        names |= {name.lower() for name in signed.headers}
     return sorted(names)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 async def test_whatever_comes_the_answer_is_one_of_these(make_bench: Callable[..., Any], data: st.DataObject) -> None:
     bench = make_bench()
@@ -354,15 +357,17 @@ async def test_whatever_comes_the_answer_is_one_of_these(make_bench: Callable[..
     signer = bench.connect(provider)
     body = data.draw(st.binary(max_size=200) | st.sampled_from([b"{}", b"[]", b"[{}]", b"a=b&c", b'{"id": 1e999}']))
     values = st.binary(max_size=40) | st.sampled_from(
-        [b"gzip", b"-1", b"application/x-www-form-urlencoded", b"t=1,v1=00"]
+        [b"gzip", b"-1", b"application/x-www-form-urlencoded", b"t=1,v1=00", b"Bearer a.b.c", b"application/xml"]
     )
     headers = data.draw(st.lists(st.tuples(st.sampled_from(header_names()).map(str.encode), values), max_size=8))
-    if provider.webhook.formats == ("json",) and data.draw(st.booleans()):
-        headers += [(name.encode(), value.encode()) for name, value in signer.headers(body).items()]
-    method = data.draw(st.sampled_from(["POST", "GET", "PUT", "\u00e9"]))
+    # The server has read the length before we see it, so it is a number.
+    headers = [(name, value) for name, value in headers if name != b"content-length" or value.isdigit()]
+    method = data.draw(st.sampled_from(["POST", "GET", "PUT", "OPTIONS", "HEAD", "\u00e9"]))
+    query = data.draw(st.sampled_from(["", "validationToken=x", "hub.mode=subscribe&hub.challenge=1", "a=%ff&b"]))
     bench.publisher.fail_from = data.draw(st.sampled_from([None, 0]))
-    reply = await bench.request(signer.endpoint, [body[:7], body[7:]], headers, method=method)
-    fine, refused = provider.webhook.success_status, provider.webhook.refused_status
-    assert reply.status in {fine, refused, 400, 405, 408, 413, 503}
-    if bench.publisher.fail_from == 0 and body != b"[]":
-        assert reply.status != fine, "nothing is accepted that the broker does not have"
+    reply = await bench.request(signer.endpoint, [body[:7], body[7:]], headers, method=method, query=query)
+    webhook = provider.webhook
+    fine = {webhook.success_status, *(one.status for one in webhook.handshakes)}
+    assert reply.status in fine | {webhook.refused_status, 400, 403, 405, 408, 413, 503}
+    if bench.publisher.fail_from == 0 and bench.accepted:
+        assert reply.status == 503, "nothing is accepted that the broker does not have"

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -23,6 +24,13 @@ from chassis.telemetry.metrics import HTTP_REQUESTS, counter
 # API bodies are small JSON documents; webhook bodies have a limit of their own in the gateway.
 MAX_API_BODY_BYTES: Final = 256 * 1024
 STOP_TIMEOUT_S: Final = 5.0
+# granian counts open connections here, idle ones too: with a low figure a few thousand silent sockets lock others out.
+MAX_CONNECTIONS: Final = 20_000
+BACKLOG: Final = 2048
+# A client that dribbles its headers is cut off; bodies have deadlines of their own.
+HEADER_TIMEOUT_MS: Final = 10_000
+# granian answers 431 beyond it. Providers' headers are under 4 KiB; bodies stream through a buffer of this size.
+MAX_HEADER_BYTES: Final = 64 * 1024
 
 Problems = Callable[[], list[str]]
 
@@ -91,15 +99,22 @@ def _probe(problems: list[str]) -> Response:
 
 
 class HttpServer:
-    """granian inside the service's event loop, so that one loop owns intake and drain."""
+    """granian inside the service's event loop, so that one loop owns intake and drain.
 
-    def __init__(self, app: Any, host: str, port: int, *, backlog: int = 1024) -> None:
+    `rsgi` says that `app` speaks granian's own interface instead of ASGI. HTTP/1.1 only: a proxy in front ends TLS and
+    HTTP/2, whose default of 16 MiB of headers would be one more thing to bound.
+    """
+
+    def __init__(self, app: Any, host: str, port: int, *, rsgi: bool = False) -> None:
         self._server = Server(
             app,
             address=host,
             port=port,
-            interface=Interfaces.ASGINL,
-            backlog=backlog,
+            interface=Interfaces.RSGI if rsgi else Interfaces.ASGINL,
+            backlog=BACKLOG,
+            backpressure=MAX_CONNECTIONS,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
             websockets=False,
             log_access=False,
             log_enabled=False,

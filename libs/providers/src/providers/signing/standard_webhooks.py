@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from providers.manifest import StandardWebhooksSignature
+from providers.manifest.signatures import StandardWebhooksSignature
 from providers.sdk import InboundRequest, KeyPair, Refused, Secret, Verified
 from providers.signing.base import (
     MAX_SIGNATURES,
@@ -26,8 +26,9 @@ from providers.signing.base import (
     random_text,
     raw,
     strict_base64,
-    within,
 )
+from providers.signing.draft import Draft, Scheme
+from providers.signing.stamps import within, written
 
 _HMAC_PREFIX: Final = "whsec_"
 _PRIVATE_PREFIX: Final = "whsk_"
@@ -37,7 +38,7 @@ _MAX_SECRET_BYTES: Final = 64
 _ED25519_BYTES: Final = 32
 
 
-class StandardWebhooksVerifier:
+class StandardWebhooksVerifier(Scheme):
     """The scheme `standard_webhooks`. A secret with `whpk_` verifies v1a, any other one v1."""
 
     def __init__(self, signature: StandardWebhooksSignature, tolerance_s: int) -> None:
@@ -57,42 +58,8 @@ class StandardWebhooksVerifier:
             raise Refused("malformed_signature")
         message = b".".join((raw(message_id), raw(stamp), request.body))
         key_id = matching_key(secrets, _key, partial(_matches, message, candidates))
-        signed_at = within(stamp, now, self._tolerance_s)
+        signed_at = within(stamp, "s", now, self._tolerance_s)
         return Verified(key_id, signed_at, tuple(zip(names, (message_id, stamp, value), strict=True)))
-
-    def sign(
-        self,
-        body: bytes,
-        *,
-        url: str,  # noqa: ARG002 (the scheme does not sign it)
-        secret: str,
-        now: datetime,
-        content_type: str = "application/json",
-        message_id: str = "",
-    ) -> dict[str, str]:
-        """Return the headers of a delivery; `message_id` must be given, since it is the event's identity."""
-        if not message_id:
-            raise ValueError("Standard Webhooks signs a message id")
-        stamp = str(int(now.timestamp()))
-        message = b".".join((message_id.encode(), stamp.encode(), body))
-        if secret.startswith(_PRIVATE_PREFIX):
-            seed = strict_base64(secret.removeprefix(_PRIVATE_PREFIX))
-            if seed is None or len(seed) < _ED25519_BYTES:
-                raise bad_secret("whsk_ is followed by base64 of an Ed25519 key")
-            digest = Ed25519PrivateKey.from_private_bytes(seed[:_ED25519_BYTES]).sign(message)
-            version = "v1a"
-        else:
-            key = _key(secret)
-            if not isinstance(key, bytes):
-                raise bad_secret("the signing secret begins with whsec_ or whsk_")
-            digest = hmac.digest(key, message, "sha256")
-            version = "v1"
-        return {
-            "Content-Type": content_type,
-            f"{self._send_as}id": message_id,
-            f"{self._send_as}timestamp": stamp,
-            f"{self._send_as}signature": f"{version},{base64.b64encode(digest).decode()}",
-        }
 
     def generate(self) -> KeyPair:
         """Return one random v1 secret for both ends."""
@@ -103,6 +70,27 @@ class StandardWebhooksVerifier:
         """Raise `Invalid` unless the text is base64 of 24 to 64 bytes, or `whpk_` and base64 of a public key."""
         if _key(value) is None:
             raise bad_secret("expected whsec_ and base64 of 24 to 64 bytes, or whpk_ and base64 of a public key")
+
+    def _sign(self, draft: Draft) -> None:
+        if not draft.message_id:
+            raise ValueError("Standard Webhooks signs a message id")
+        stamp = written(draft.now, "s")
+        message = b".".join((draft.message_id.encode(), stamp.encode(), draft.request.body))
+        if draft.secret.startswith(_PRIVATE_PREFIX):
+            seed = strict_base64(draft.secret.removeprefix(_PRIVATE_PREFIX))
+            if seed is None or len(seed) < _ED25519_BYTES:
+                raise bad_secret("whsk_ is followed by base64 of an Ed25519 key")
+            digest = Ed25519PrivateKey.from_private_bytes(seed[:_ED25519_BYTES]).sign(message)
+            version = "v1a"
+        else:
+            key = _key(draft.secret)
+            if not isinstance(key, bytes):
+                raise bad_secret("the signing secret begins with whsec_ or whsk_")
+            digest = hmac.digest(key, message, "sha256")
+            version = "v1"
+        draft.header(f"{self._send_as}id", draft.message_id)
+        draft.header(f"{self._send_as}timestamp", stamp)
+        draft.header(f"{self._send_as}signature", f"{version},{base64.b64encode(digest).decode()}")
 
     def _names(self, request: InboundRequest) -> tuple[str, str, str]:
         # One header of a set commits to the whole set: an attacker must not mix a signed id with an unsigned one.

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from providers.manifest import UrlFormSignature
+from providers.manifest.signatures import UrlFormSignature
 from providers.sdk import InboundRequest, KeyPair, Refused, Secret, Verified
 from providers.signing.base import bad_secret, matching_key, only, random_text, raw
+from providers.signing.draft import Draft, Scheme
 
 FORM: Final = "application/x-www-form-urlencoded"
 # Callbacks have some twenty fields; parsing more is work for an unauthenticated stranger.
@@ -25,7 +26,7 @@ _ALGORITHMS: Final = {"HMAC_SHA1": "sha1", "HMAC_SHA256": "sha256"}
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
-class UrlFormVerifier:
+class UrlFormVerifier(Scheme):
     """The scheme `url_form`. The sender may write the URL with or without the default port: both are tried."""
 
     def __init__(self, signature: UrlFormSignature, prefix: str) -> None:
@@ -48,23 +49,6 @@ class UrlFormVerifier:
         key_id = matching_key(secrets, _key, partial(_matches, raw(value), messages, algorithm))
         return Verified(key_id, None, tuple(signed))
 
-    def sign(
-        self,
-        body: bytes,
-        *,
-        url: str,
-        secret: str,
-        now: datetime,  # noqa: ARG002 (the scheme signs no time)
-        content_type: str = FORM,
-        message_id: str = "",  # noqa: ARG002 (nor an id)
-    ) -> dict[str, str]:
-        """Return the headers of a delivery. A body that is no form needs `with_body_hash(url, body)` as its URL."""
-        headers = {"Content-Type": content_type}
-        request = InboundRequest("POST", url, {"content-type": [content_type]}, body)
-        message = url.encode() + self._tail(request)
-        headers[self._signature.header] = base64.b64encode(hmac.digest(secret.encode(), message, "sha1")).decode()
-        return headers
-
     def generate(self) -> KeyPair:
         """Return one random secret for both ends."""
         text = self._secret_prefix + random_text()
@@ -75,9 +59,21 @@ class UrlFormVerifier:
         if _key(value) is None:
             raise bad_secret("the secret is empty")
 
+    def _sign(self, draft: Draft) -> None:
+        # A body that is no form is bound by its hash in the URL, as the sender calls it.
+        is_form = (draft.request.header("content-type") or "").partition(";")[0].strip().lower() == FORM
+        if not is_form and draft.request.body and not self._hashes(draft.request):
+            draft.bind(with_body_hash(draft.request.url, draft.request.body, self._signature.body_hash_param))
+        message = draft.request.url.encode() + self._tail(draft.request)
+        digest = hmac.digest(draft.secret.encode(), message, "sha1")
+        draft.header(self._signature.header, base64.b64encode(digest).decode())
+
+    def _hashes(self, request: InboundRequest) -> list[str]:
+        return [text for name, text in request.query() if name == self._signature.body_hash_param]
+
     def _tail(self, request: InboundRequest) -> bytes:
         """Return what is signed after the URL; raises `Refused` when nothing signed covers the body."""
-        hashes = [text for name, text in request.query() if name == self._signature.body_hash_param]
+        hashes = self._hashes(request)
         if hashes:
             # The content type is unsigned, so the hash alone decides that this body is not a form.
             expected = hashlib.sha256(request.body).hexdigest().encode()

@@ -1,0 +1,1 @@
+"""`make bench-gateway`: the webhook gateway under load, beside a bare handler in the same run."""

@@ -1,0 +1,170 @@
+"""The scenarios of the gateway's bench. Each prints its figures beside a baseline of the same run, and asserts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import Sequence
+
+from bench.gateway.load import Outcome, Plan, Request
+from bench.gateway.workload import mixed_sizes, request, shape, total_bytes
+from bench.gateway.world import Server, Target, World, world
+from chassis.testing.ports import LOOPBACK
+from chassis.testing.service_kit import declared_topics
+from contracts.topics import GATEWAY_EVENTS, TOPICS, Lane
+
+PROVIDER, FIXTURE = "stripe", "charge.succeeded"
+CONNECTIONS = 256
+SMALL_BYTES = 1_200
+ROUNDS = 2
+REQUESTS = 30_000
+WARM_UP = 15_000
+# Where the mixed workload is measured; 43 KB on average, so that few requests are many bytes.
+MIXED_REQUESTS = 6_000
+
+
+async def rate() -> None:
+    """Sustained verified deliveries: closed loop, 256 connections, 1.2 KB, gateway beside the bare handler."""
+    figures: dict[str, list[tuple[float, float]]] = {"bare handler": [], "whole gateway": []}
+    with world() as servers:
+        target = await _prepared(servers)
+        async with servers.bare(_BARE_TOPIC, target.keys.signing) as bare, servers.gateway() as gateway:
+            for name, server in (("bare handler", bare), ("whole gateway", gateway)):
+                await _closed_loop(servers, server, _small(target, WARM_UP))
+            for number in range(ROUNDS):
+                for name, server in (("bare handler", bare), ("whole gateway", gateway)):
+                    before = server.cpu_s()
+                    outcome = await _closed_loop(servers, server, _small(target, REQUESTS))
+                    each = (server.cpu_s() - before) / REQUESTS
+                    figures[name].append((REQUESTS / outcome.seconds, each))
+                    print(f"round {number + 1}: {name:<14} {_summary(outcome)}  {each * 1e6:5.1f} µs CPU each")
+    medians = {
+        name: [statistics.median(values) for values in zip(*rows, strict=True)] for name, rows in figures.items()
+    }
+    for name, (per_s, each) in medians.items():
+        print(f"median: {name:<14} {per_s:>8,.0f}/s  {each * 1e6:5.1f} µs CPU each")
+    print(f"ratio: {medians['whole gateway'][0] / medians['bare handler'][0]:.2f}")
+
+
+async def latency() -> None:
+    """Time to the durable answer at 70 % of the sustained rate: open loop, 256 connections."""
+    with world() as servers:
+        target = await _prepared(servers)
+        async with servers.bare(_BARE_TOPIC, target.keys.signing) as bare, servers.gateway() as gateway:
+            for name, server in (("bare handler", bare), ("whole gateway", gateway)):
+                await _closed_loop(servers, server, _small(target, WARM_UP))
+                sustained = await _closed_loop(servers, server, _small(target, REQUESTS))
+                per_s = 0.7 * REQUESTS / sustained.seconds
+                plan = Plan(LOOPBACK, server.port, CONNECTIONS, per_s, _small(target, int(per_s * 6)))
+                print(f"{name:<14} at {per_s:,.0f}/s: {_summary(await servers.load(plan))}")
+
+
+async def mixed() -> None:
+    """The body sizes of gateway.md §5, 1 % of them megabytes: closed loop, both sides with the same bodies."""
+    with world() as servers:
+        target = await _prepared(servers)
+        sizes = mixed_sizes(random.Random(7))
+        shown = shape(PROVIDER, FIXTURE)
+        async with servers.bare(_BARE_TOPIC, target.keys.signing) as bare, servers.gateway() as gateway:
+            for name, server in (("bare handler", bare), ("whole gateway", gateway)):
+                await _closed_loop(servers, server, _small(target, WARM_UP))
+                requests = [
+                    request(target, shown, group=name, size=size if name != "bare handler" else min(size, 900_000))
+                    for size, _ in zip(sizes, range(MIXED_REQUESTS), strict=False)
+                ]
+                before = server.cpu_s()
+                outcome = await _closed_loop(servers, server, requests)
+                each = (server.cpu_s() - before) / MIXED_REQUESTS * 1e6
+                megabytes = total_bytes(requests) / outcome.seconds / 1e6
+                print(f"{name:<14} {_summary(outcome)}  {megabytes:,.0f} MB/s  {each:.0f} µs CPU each")
+    print("(the bare handler has no claim-check store: its bodies are cut to 900 KB, which flatters it)")
+
+
+async def flood() -> None:
+    """Critical beside a flood of bulk at ten times the capacity: open loop, latency of critical alone and under it."""
+    with world() as servers:
+        critical = await _prepared(servers, Lane.CRITICAL)
+        bulk = servers.target(PROVIDER)
+        await servers.configure([bulk], lane=Lane.BULK)
+        async with servers.gateway() as gateway:
+            await asyncio.sleep(1)
+            await _closed_loop(servers, gateway, _small(critical, WARM_UP))
+            sustained = REQUESTS / (await _closed_loop(servers, gateway, _small(critical, REQUESTS))).seconds
+            few = sustained * 0.05
+            alone = await servers.load(Plan(LOOPBACK, gateway.port, 64, few, _small(critical, int(few * 8))))
+            print(f"critical alone   at {few:,.0f}/s: {_summary(alone)}")
+            under, flooded = await asyncio.gather(
+                servers.load(Plan(LOOPBACK, gateway.port, 64, few, _small(critical, int(few * 8)))),
+                servers.load(Plan(LOOPBACK, gateway.port, 2048, 0, _small(bulk, int(sustained * 7)))),
+            )
+            print(f"critical flooded at {few:,.0f}/s: {_summary(under)}")
+            print(f"bulk, 2,048 connections without pause: {_summary(flooded)}")
+
+
+async def memory() -> None:
+    """Resident memory under 5,000 silent sockets and 200 uploads of 4 MiB at once, with the critical lane alive."""
+    with world() as servers:
+        critical = await _prepared(servers, Lane.CRITICAL)
+        bulk = servers.target(PROVIDER)
+        await servers.configure([bulk], lane=Lane.BULK)
+        async with servers.gateway() as gateway:
+            await asyncio.sleep(1)
+            before = gateway.rss_bytes()
+            silent = [await asyncio.open_connection(LOOPBACK, gateway.port) for _ in range(5_000)]
+            for number, (_, writer) in enumerate(silent):
+                # Half of them stop inside of the headers, half inside of the body.
+                head = f"POST /hooks/{bulk.endpoint} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+                writer.write(head.encode() + (b"" if number % 2 else b"\r\nhalf"))
+            shown = shape(PROVIDER, FIXTURE)
+            uploads = [request(bulk, shown, group="upload", size=4 * 1024 * 1024) for _ in range(200)]
+            peak = 0
+
+            async def watch() -> None:
+                nonlocal peak
+                while True:
+                    peak = max(peak, gateway.rss_bytes())
+                    await asyncio.sleep(0.02)
+
+            watching = asyncio.create_task(watch())
+            uploaded, alive = await asyncio.gather(
+                servers.load(Plan(LOOPBACK, gateway.port, 200, 0, uploads)),
+                servers.load(Plan(LOOPBACK, gateway.port, 16, 200, _small(critical, 2_000))),
+            )
+            watching.cancel()
+            for _, writer in silent:
+                writer.close()
+            print(f"RSS idle {before / 2**20:,.0f} MiB, peak {peak / 2**20:,.0f} MiB")
+            print(f"uploads: {_summary(uploaded)}")
+            print(f"critical meanwhile: {_summary(alive)}")
+
+
+_BARE_TOPIC = GATEWAY_EVENTS[Lane.STANDARD].name
+
+
+async def _prepared(servers: World, lane: Lane = Lane.STANDARD) -> Target:
+    await declared_topics(servers.kafka.bootstrap, *TOPICS)
+    target = servers.target(PROVIDER)
+    await servers.configure([target], lane=lane)
+    return target
+
+
+def _small(target: Target, count: int) -> list[Request]:
+    shown = shape(PROVIDER, FIXTURE)
+    return [request(target, shown, group="small", size=SMALL_BYTES) for _ in range(count)]
+
+
+async def _closed_loop(servers: World, server: Server, requests: Sequence[Request]) -> Outcome:
+    return await servers.load(Plan(LOOPBACK, server.port, CONNECTIONS, 0, requests))
+
+
+def _summary(outcome: Outcome) -> str:
+    latencies = sorted(value for group in outcome.latencies.values() for value in group)
+    counts: dict[int, int] = {}
+    for statuses in outcome.statuses.values():
+        for status, count in statuses.items():
+            counts[status] = counts.get(status, 0) + count
+    shown = ", ".join(f"{status}: {count:,}" for status, count in sorted(counts.items()))
+    p50, p99, p999 = (latencies[min(len(latencies) - 1, int(len(latencies) * q))] * 1e3 for q in (0.5, 0.99, 0.999))
+    total = sum(counts.values())
+    return f"{total / outcome.seconds:>8,.0f}/s  p50 {p50:6.1f}  p99 {p99:6.1f}  p99.9 {p999:6.1f} ms  [{shown}]"
