@@ -25,6 +25,7 @@ from providers.sdk import (
     HttpResponse,
     InboundRequest,
     KeyNeeded,
+    KeyPair,
     Refused,
     Secret,
     Verified,
@@ -43,13 +44,19 @@ each_provider = pytest.mark.parametrize("provider", [pytest.param(p, id=p.slug) 
 each_fixture = pytest.mark.parametrize(("provider", "fixture"), FIXTURES)
 
 
+@lru_cache(maxsize=256)
+def keys_of(provider: Provider, options: tuple[tuple[str, str], ...]) -> KeyPair:
+    """Return one key pair for a provider and options: making RSA keys for every test would take minutes."""
+    return provider.verifier(dict(options)).generate()
+
+
 class Delivery:
     """A signed fixture with the keys of both ends."""
 
     def __init__(self, provider: Provider, fixture: Fixture, now: datetime = NOW) -> None:
         self.options = {**(conformance.variants(provider)[0] if not fixture.options else {}), **fixture.options}
         self.verifier: Verifier = provider.verifier(self.options)
-        self.keys = self.verifier.generate()
+        self.keys = keys_of(provider, tuple(sorted(self.options.items())))
         self.request = provider.sign(
             fixture.request({}),
             secret=self.keys.signing,

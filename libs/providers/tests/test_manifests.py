@@ -91,6 +91,18 @@ def test_good_manifest(write: Callable[[str], Path]) -> None:
         ('header = "X-Sig", ', "", "signature"),
         ('template = "{body}"', 'template = "{body}{option:nope}"', "nope"),
         ('scheme = "hmac"', 'scheme = "rot13"', "signature"),
+        ('event_type = ["body:/type"]', 'event_type = ["body:/type"]\nform_json = "payload"\nitems = "many"', "items"),
+        ('event_type = ["body:/type"]', 'event_type = ["body:/type"]\nitems_pointer = "/a"', "items_pointer"),
+        ('event_type = ["body:/type"]', 'event_type = ["body:/type"]\naccount = ["cookie:a"]', "account"),
+        ('event_type = ["body:/type"]', 'event_type = ["body:/type"]\nthrottle = "maybe"', "throttle"),
+        ("[api]", '[[webhook.handshakes]]\nname = "hi"\nverified = true\n[api]', "match"),
+        (
+            "[api]",
+            '[[webhook.handshakes]]\nname = "hi"\nverified = false\nmatch = { "query:t" = "*" }\ntoken = TOKEN\n[api]'.replace(
+                "TOKEN", '{ place = "query:t", option = "nope" }'
+            ),
+            "nope",
+        ),
         ('capabilities = ["payments"]', "capabilities = []", "payments"),
         ('kind = "header", name = "Idempotency-Key"', 'kind = "header"', "name"),
         ('base_url = "https://api.acme.example"', 'base_url = "https://api.acme.example/v1"', "base_url"),
@@ -104,6 +116,57 @@ def test_wrong_manifests_are_refused_by_name(write: Callable[[str], Path], old: 
         load(write(GOOD.replace(old, new, 1)))
     assert error.value.code == "bad_manifest"
     assert word in str(error.value)
+
+
+CHOICE = """
+[webhook.signature]
+scheme = "choice"
+option = "version"
+[webhook.signature.schemes.new]
+scheme = "hmac"
+header = "X-Sig"
+encoding = "hex"
+[webhook.signature.schemes.old]
+scheme = "none"
+accept_option = "accept"
+"""
+OPTIONS = """
+[options.version]
+description = "which of the two versions"
+default = "new"
+pattern = "new|old"
+[options.accept]
+description = "believe deliveries without proof"
+"""
+
+
+def test_a_choice_needs_its_option_and_a_scheme_for_the_default(write: Callable[[str], Path]) -> None:
+    one = 'signature = { scheme = "hmac", header = "X-Sig", encoding = "hex", template = "{body}" }'
+    text = GOOD.replace(one, "").replace("[api]", f"{CHOICE}[api]")
+    assert load(write(text + OPTIONS)).webhook is not None
+    with pytest.raises(Invalid, match="version"):
+        load(write(text))
+    with pytest.raises(Invalid, match="names no scheme"):
+        load(write(text + OPTIONS.replace('default = "new"', 'default = "other"')))
+
+
+def test_a_provider_has_webhooks_or_says_how_changes_are_found(write: Callable[[str], Path]) -> None:
+    head = GOOD[: GOOD.index("capabilities")]
+    changes = '[changes]\nhow = "feed"\npath = "GET /feed"\nsource = "https://acme.example"\n'
+    manifest = load(write(head + changes))
+    assert manifest.webhook is None
+    assert manifest.changes is not None
+    assert manifest.changes.how == "feed"
+    for wrong in (head, head + changes.replace('path = "GET /feed"\n', "")):
+        with pytest.raises(Invalid):
+            load(write(wrong))
+
+
+def test_methods_of_handshakes_are_accepted_too(write: Callable[[str], Path]) -> None:
+    handshake = '[[webhook.handshakes]]\nname = "hi"\nmethods = ["HEAD"]\nverified = false\n'
+    webhook = load(write(GOOD.replace("[api]", f"{handshake}[api]"))).webhook
+    assert webhook is not None
+    assert webhook.accepted_methods == ("POST", "HEAD")
 
 
 def test_an_unsigned_type_never_chooses_the_critical_lane(write: Callable[[str], Path]) -> None:

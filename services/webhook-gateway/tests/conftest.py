@@ -253,8 +253,8 @@ class Bench:
         memory: Any = self.memory
         keys: Any = self.vendor_keys
         self.endpoints = EndpointRegistry(self.keyring)
-        self.admission = Admission(self.clock)
         self.limits = RateLimits(self.clock)
+        self.admission = Admission(self.limits, self.clock)
         self.flights = Flights(self.bounds, SystemClock())
         self.rejections = Rejections(publisher, self.clock)
         self.handshakes = Handshakes(keys, self.rejections, publisher, self.keyring)

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
+from pydantic_core import to_json
+
 from contracts.errors import Invalid
 from providers.fixtures import Fixture, HandshakeFixture, handshake_fixtures, webhook_fixtures
 from providers.folder import Folder
@@ -24,7 +26,7 @@ from providers.manifest import (
     Webhook,
     signature_options,
 )
-from providers.reading import parse_json
+from providers.reading import at, parse_json
 from providers.sdk import HandshakeReply, InboundRequest, PaymentSnapshot, Secret, Verifier, WebhookItem
 from providers.signing import Reads, Traits, build_verifier, traits_of
 from providers.splitting import Splitter
@@ -108,6 +110,21 @@ class Inbound(Folder):
         if splitter is None:
             splitter = self._splitters[key] = Splitter(self.webhook, self._options(options))
         return splitter
+
+    def identity(self, item: WebhookItem) -> bytes:
+        """Return the bytes by which a repeat of an event is told from another event with its id."""
+        if not self.webhook.volatile:
+            return item.data
+        try:
+            document = parse_json(item.data)
+        except Invalid:
+            return item.data
+        for pointer in self.webhook.volatile:
+            parent, _, last = pointer.rpartition("/")
+            holder = at(document, parent)
+            if isinstance(holder, dict):
+                holder.pop(last, None)
+        return to_json(document)
 
     def handshake(
         self, request: InboundRequest, secrets: Sequence[Secret], options: Mapping[str, str] | None, now: datetime

@@ -11,7 +11,7 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.events.gateway import AdmissionChanged
 from contracts.topics import Lane
-from webhook_gateway.limits import Rate
+from webhook_gateway.limits import Rate, RateLimits
 from webhook_gateway.metrics import BULK_LIMIT
 
 # Bulk that is slowed is still let in by bursts of a second, or small providers would starve between large ones.
@@ -21,7 +21,8 @@ BURST_S = 1.0
 class Admission:
     """The newest decision, fed by `gateway.admission.v1`; without one, everything is let in."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, limits: RateLimits, clock: Clock) -> None:
+        self._limits = limits
         self._clock = clock
         self._emergency = False
         self._rate: Rate | None = None
@@ -41,4 +42,4 @@ class Admission:
             return False
         if self._emergency:
             return True
-        return self._rate is not None and not self._rate.allow(self._clock.monotonic())
+        return self._rate is not None and not self._rate.allow(self._clock.monotonic(), self._limits.processes)

@@ -28,6 +28,7 @@ from webhook_gateway.addresses import networks
 from webhook_gateway.admission import Admission
 from webhook_gateway.deadletters import DeadLetterLoop
 from webhook_gateway.dedup import DedupMemory
+from webhook_gateway.drain import DrainWatch
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.endpoints import EndpointRegistry
 from webhook_gateway.fleet import Fleet
@@ -36,6 +37,8 @@ from webhook_gateway.handlers import Handlers
 from webhook_gateway.handshakes import Handshakes
 from webhook_gateway.ingest import Ingest, Limits, Ports
 from webhook_gateway.keys import KeyCache
+from webhook_gateway.ledger.admission import AdmissionDesk
+from webhook_gateway.ledger.admission import routes as admission_routes
 from webhook_gateway.ledger.api import LedgerApi
 from webhook_gateway.ledger.table import routes
 from webhook_gateway.limits import RateLimits
@@ -73,7 +76,8 @@ def _ingest(settings: Settings) -> Service:
     keys = KeyCache(clock)
     keyring = Keyring.load(settings.keyring)
     endpoints = EndpointRegistry(keyring)
-    admission, limits = Admission(clock), RateLimits(clock)
+    limits = RateLimits(clock)
+    admission = Admission(limits, clock)
     memory, rejections = DedupMemory(redis, clock), Rejections(publisher, clock)
     flights = Flights(Bounds(settings.max_requests, settings.max_held_bytes), clock)
     handshakes = Handshakes(keys, rejections, publisher, keyring)
@@ -144,5 +148,10 @@ def _ledger(settings: Settings) -> Service:
         service.add_drain(keys.close)
         reverifier = Reverifier(database, clock, book, keyring=Keyring.load(settings.keyring), gate=Gate(keys))
     claims = ClaimStore(settings.claim_dir)
-    service.add_routes(routes(LedgerApi(database, clock, book, service.tokens, reverifier, claims)))
+    desk = AdmissionDesk(database, clock)
+    service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, desk.apply))
+    drain = DrainWatch(settings.kafka_bootstrap, settings.drain_groups, clock, desk.limit)
+    service.add_background("drain watch", drain.run)
+    api = LedgerApi(database, clock, book, service.tokens, reverifier, claims)
+    service.add_routes([*routes(api), *admission_routes(api, desk)])
     return service

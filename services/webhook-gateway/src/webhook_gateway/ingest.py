@@ -191,7 +191,7 @@ class Ingest:
             tenant=tenant,
             lane=endpoint.classifier.lane(item, arrival.received_at),
             key=event_key(tenant, endpoint.id, item.event_id),
-            seen=Seen(arrival.delivery, fingerprint(item.data)),
+            seen=Seen(arrival.delivery, fingerprint(endpoint.provider.identity(item))),
         )
 
     @staticmethod

@@ -42,6 +42,10 @@ class Settings(ServiceSettings):
     max_held_bytes: int = Field(
         default=192 * 1024 * 1024, gt=0, description="bytes of bodies in flight; a quarter is for critical"
     )
+    drain_groups: list[str] = Field(
+        default=["sync-worker-deliveries"],
+        description="JSON list of consumer groups whose backlog slows bulk down (ledger)",
+    )
     trusted_proxies: list[str] = Field(
         default=[], description="JSON list of CIDR ranges whose X-Forwarded-For and client certificates are believed"
     )

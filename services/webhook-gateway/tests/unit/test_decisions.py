@@ -15,6 +15,7 @@ from contracts.events.gateway import AdmissionChanged, DeliveryRepeated
 from contracts.events.sync import EndpointToken, TenantRoutes
 from contracts.topics import GATEWAY_QUARANTINE, Lane
 from providers import registry
+from providers.provider import Provider
 from webhook_gateway.ingest import HORIZON_MARGIN_H, UNKNOWN_HORIZON_H
 
 pytestmark = pytest.mark.asyncio
@@ -211,3 +212,24 @@ async def test_of_a_flood_of_refusals_some_are_recorded_and_all_are_counted(benc
     for _ in range(300):
         assert (await bench.post(signer.endpoint, b"{}", {})).status == PATIENT.webhook.refused_status
     assert 100 <= len(bench.rejected) < 150
+
+
+VOLATILE = [p for p in WEBHOOKS if p.webhook.volatile and p.webhook.items == "single" and not p.webhook.form_json]
+
+
+@pytest.mark.parametrize("provider", VOLATILE, ids=lambda p: p.slug)
+async def test_what_a_provider_changes_with_every_attempt_makes_no_conflict(bench: Any, provider: Provider) -> None:
+    signer = bench.connect(provider)
+    document = json.loads(signer.fixture.body)
+    assert (await bench.deliver(signer)).status == provider.webhook.success_status
+    for pointer in provider.webhook.volatile:
+        holder, last = document, pointer.rpartition("/")[2]
+        for step in pointer.split("/")[1:-1]:
+            holder = holder[step]
+        if isinstance(holder.get(last), int):
+            # A stamp stays inside of its window.
+            holder[last] += 1
+    await bench.deliver(signer, body=json.dumps(document).encode())
+    await bench.rejections.drain()
+    assert len(bench.accepted) == 1
+    assert len(repeats(bench)) == 1

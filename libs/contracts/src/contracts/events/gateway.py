@@ -241,8 +241,8 @@ class DeliveryRepeated(Event):
 class AdmissionChanged(Event):
     """How the gateway must treat bulk deliveries from now on; the newest record counts, critical is never affected.
 
-    `emergency` is an operator's switch and sheds all bulk. `bulk_per_s` limits bulk of each gateway process while the
-    consumers lag; None means no limit. `reason` is for people.
+    `emergency` is an operator's switch and sheds all bulk. `bulk_per_s` is what all gateways together let in
+    while the consumers lag; None means no limit. `reason` is for people.
     """
 
     TYPE: ClassVar[str] = "admission.changed.v1"

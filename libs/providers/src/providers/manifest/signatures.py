@@ -211,6 +211,12 @@ class FetchedKeys(Strict):
     json_body: dict[str, str] = Field(default_factory=dict)
     pointer: Pointer = ""
 
+    @model_validator(mode="after")
+    def _no_secret_in_addresses(self) -> Self:
+        if "{secret}" in self.url:
+            raise ValueError("addresses are logged: a secret goes into json_body")
+        return self
+
 
 class JwtSignature(Strict):
     """A JSON Web Token in a header or the body, of the algorithms listed and no other.

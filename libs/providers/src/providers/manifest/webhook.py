@@ -100,8 +100,8 @@ class Handshake(Strict):
             raise ValueError("a challenge that is hashed needs a pattern [A-Za-z0-9_-]{m,n}")
         if self.confirm is not None and not self.verified:
             raise ValueError("only a verified request may name an address to fetch")
-        if self.methods == ("POST",) and not self.match:
-            raise ValueError("a handshake that is posted needs `match`, to be told from a delivery")
+        if not self.match and set(self.methods) - {"HEAD", "OPTIONS"}:
+            raise ValueError("a handshake needs `match`, to be told from a delivery")
         return self
 
     def texts(self) -> list[str]:
@@ -114,8 +114,9 @@ class Webhook(Strict):
 
     `formats` are the bodies that are read (`opaque`: none is); `form_json` is a form field that holds the JSON body.
     `items` says whether one delivery is one event, an array of them (at `items_pointer`, one or several, `*` for every
-    element on the way), or either (`auto`). `account` and `api_version` are read when they are there. `unsigned` are
-    headers that the signature does not cover, though they are read: they may only hint. `query` lists parameters that
+    element on the way), or either (`auto`). `account` and `api_version` are read when they are there. `volatile`
+    are fields of an event that differ from one attempt to deliver it to the next: two bodies that differ only there are
+    the same. `unsigned` are headers that the signature does not cover, though they are read: they may only hint. `query` lists parameters that
     the provider itself appends to the registered URL. `throttle` is how it takes 429 and 503: it retries, or it
     punishes. `stop_status` tells it to stop for good. `ack_deadline_ms` is absent if not published.
     """
@@ -135,6 +136,7 @@ class Webhook(Strict):
     items_pointer: Pointer | tuple[Pointer, ...] = ""
     event_id: tuple[Choice, ...] = Field(min_length=1)
     event_type: tuple[Choice, ...] = Field(min_length=1)
+    volatile: tuple[Pointer, ...] = ()
     account: tuple[Choice, ...] = ()
     api_version: tuple[Choice, ...] = ()
     unsigned: tuple[HeaderName, ...] = ()

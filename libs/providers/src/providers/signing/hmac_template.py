@@ -80,7 +80,7 @@ class HmacVerifier(Scheme):
             matches = partial(self._matches, self._template.fill(reading, stamp_bytes), candidates)
         key_id = matching_key(secrets, self._key, matches)
         at = self._stamp.check(stamp, now)
-        return Verified(key_id, at, tuple(signed) if len(signed) < 2 else tuple(dict.fromkeys(signed)))
+        return Verified(key_id, at, tuple(signed) if len(signed) == 1 else tuple(dict.fromkeys(signed)))
 
     def generate(self) -> KeyPair:
         """Return one random secret for both ends."""
