@@ -49,6 +49,14 @@ timeout_s = 10
 """
 
 
+TOKEN_CHECK = """[[webhook.handshakes]]
+name = "hi"
+verified = false
+match = { "query:t" = "*" }
+token = { place = "query:t", option = "nope" }
+"""
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
     def _write(text: str) -> Path:
@@ -98,9 +106,7 @@ def test_good_manifest(write: Callable[[str], Path]) -> None:
         ("[api]", '[[webhook.handshakes]]\nname = "hi"\nverified = true\n[api]', "match"),
         (
             "[api]",
-            '[[webhook.handshakes]]\nname = "hi"\nverified = false\nmatch = { "query:t" = "*" }\ntoken = TOKEN\n[api]'.replace(
-                "TOKEN", '{ place = "query:t", option = "nope" }'
-            ),
+            TOKEN_CHECK + "[api]",
             "nope",
         ),
         ('capabilities = ["payments"]', "capabilities = []", "payments"),

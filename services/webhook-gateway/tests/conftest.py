@@ -13,10 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from granian.rsgi import ProtocolClosed
 
 from chassis.claims import ClaimStore
 from chassis.clock import SystemClock
+from chassis.http.rsgi import ProtocolClosed
 from chassis.sealing import Keyring
 from chassis.testing.clock import ManualClock
 from chassis.testing.service_kit import LocalIssuer

@@ -10,6 +10,9 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+__all__ = ["NoScriptError", "Redis", "RedisError", "connect"]
 
 CONNECT_TIMEOUT_S: Final = 0.25
 HEALTH_CHECK_S: Final = 30

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
-
 from chassis.clock import Clock
+from chassis.redis import NoScriptError, Redis, RedisError
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import counter
 from webhook_gateway.metrics import DEDUP

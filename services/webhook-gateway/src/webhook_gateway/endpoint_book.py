@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.events.sync import EndpointConfigured
+from webhook_gateway.hidden import Hidden, credentials_of
 
 
 class EndpointBook:
@@ -35,7 +36,9 @@ class EndpointBook:
     def __iter__(self) -> Iterator[EndpointConfigured]:
         return iter(list(self._endpoints.values()))
 
-    def redactions(self, endpoint: str) -> tuple[str, ...]:
-        """Return the JSON pointers that must not be shown of an endpoint's bodies."""
+    def hidden(self, endpoint: str, provider: str) -> Hidden:
+        """Return what must not be shown of an endpoint's deliveries: its redactions, and its provider's credentials."""
         found = self._endpoints.get(endpoint)
-        return found.redact if found is not None else ()
+        if found is None:
+            return credentials_of(provider, ())
+        return credentials_of(provider, tuple(sorted(found.options.items()))).with_pointers(found.redact)

@@ -9,10 +9,8 @@ import asyncio
 import uuid
 from typing import Any, Final, cast
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from chassis.clock import Clock
+from chassis.redis import Redis, RedisError
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
 from webhook_gateway.limits import RateLimits

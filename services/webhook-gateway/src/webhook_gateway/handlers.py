@@ -34,8 +34,6 @@ from webhook_gateway.stored import Delivery
 
 # Larger bodies are kept, and not searched by JSON path: their index entries would outweigh them.
 MAX_DOCUMENT_BYTES: Final = 64 * 1024
-# Items of suppressed repeats count down from here; a batch never has this many events.
-_REPEAT_ITEMS: Final = 32_767
 
 Listener = Callable[[Sequence[Delivery], datetime], None]
 
@@ -111,7 +109,7 @@ class Handlers:
             body_sha256=attributes.bodysha256,
             claim=attributes.claim,
             place=attributes.place,
-            document=_document(own, self._book.redactions(attributes.endpoint)),
+            document=_document(own, self._book.hidden(attributes.endpoint, attributes.provider).pointers),
             **_position(message),
         )
 
@@ -171,8 +169,7 @@ def _repeated(message: Message) -> Delivery:
     repeated = decode(DeliveryRepeated, message.envelope.data)
     return Delivery(
         id=UUID(repeated.delivery),
-        # A request may repeat several events of one batch; the record's own place tells them apart.
-        item=-1 - message.origin.offset % _REPEAT_ITEMS,
+        item=repeated.item,
         outcome="duplicate",
         provider=repeated.provider,
         tenant=repeated.tenant,

@@ -209,9 +209,9 @@ class Ingest:
         await self._look(events)
         # A batch of which anything is new is written whole: item 0 carries the request that all others belong to.
         if events and all(event.repeats for event in events):
-            for event in events:
+            for item, event in enumerate(events):
                 bound_counter(REPEATED, arrival.endpoint.provider.slug).inc()
-                self._ports.rejections.record_repeat(repeated(arrival, verified, body, event))
+                self._ports.rejections.record_repeat(repeated(arrival, verified, body, event, item))
             return
         body.beside = is_xml(events, body)
         if body.beside or len(body.written) > self._limits.inline:

@@ -14,14 +14,13 @@ import orjson
 
 from providers.reading import at
 from webhook_gateway import cards
+from webhook_gateway.hidden import Hidden
 
 HIDDEN: Final = "[redacted]"
 NOT_SHOWN: Final = "[not shown: this body has fields to hide and is neither JSON nor a form]"
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 # A body that unpacks to more than the gateway takes was refused there; this only bounds what a stored one may do.
 _MAX_PLAIN_BYTES: Final = 16 * 1024 * 1024
-# Headers of schemes whose signature is the secret itself.
-_SECRET_WORDS: Final = ("token", "secret", "password", "api-key", "apikey", "authorization", "cookie")
 
 
 def redact(document: Any, pointers: Sequence[str]) -> Any:
@@ -81,19 +80,19 @@ def inflate(body: bytes) -> bytes:
         return body
 
 
-def shown(row: Mapping[str, Any], pointers: Sequence[str]) -> dict[str, Any]:
+def shown(row: Mapping[str, Any], hidden: Hidden) -> dict[str, Any]:
     """Return a stored row as people may see it."""
     own = own_bytes(row)
     if own is not None:
-        body = readable(own, row["content_type"], pointers)
+        body = readable(own, row["content_type"], hidden.pointers)
     else:
-        body = NOT_SHOWN if pointers else cards.mask(row["body"]).decode(errors="replace")
-    headers = [[name, HIDDEN if _is_secret(name) else value] for name, value in row["headers"]]
-    return dict(row) | {"headers": headers, "body": body}
+        body = NOT_SHOWN if hidden.pointers else cards.mask(row["body"]).decode(errors="replace")
+    return dict(row) | {"headers": shown_headers(row["headers"], hidden), "body": body}
 
 
-def _is_secret(header: str) -> bool:
-    return any(word in header.lower() for word in _SECRET_WORDS)
+def shown_headers(headers: Sequence[Sequence[str]], hidden: Hidden) -> list[list[str]]:
+    """Return headers without the values of those that are credentials."""
+    return [[name, HIDDEN if hidden.hides(name) else value] for name, value in headers]
 
 
 def _hide(node: Any, parts: Sequence[str]) -> None:

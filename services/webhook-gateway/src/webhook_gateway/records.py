@@ -119,12 +119,13 @@ def records(
     return out
 
 
-def repeated(arrival: Arrival, verified: Verified, body: Body, event: Event) -> DeliveryRepeated:
+def repeated(arrival: Arrival, verified: Verified, body: Body, event: Event, item: int) -> DeliveryRepeated:
     """Return the note that an event came again."""
     endpoint = arrival.endpoint
     return DeliveryRepeated(
         delivery=arrival.delivery,
         first_delivery=event.known.delivery if event.known else "",
+        item=item,
         endpoint=endpoint.id,
         provider=endpoint.provider.slug,
         tenant=event.tenant,

@@ -21,6 +21,7 @@ from contracts.topics import GATEWAY_REJECTIONS
 from providers.sdk import InboundRequest
 from webhook_gateway.arrival import Arrival
 from webhook_gateway.endpoints import SOURCE
+from webhook_gateway.hidden import credentials_of
 from webhook_gateway.limits import Rate
 from webhook_gateway.metrics import DELIVERIES, SAMPLED_OUT, UNRECORDED
 
@@ -53,7 +54,7 @@ class Rejections:
             bound_counter(SAMPLED_OUT, provider).inc()
             return
         request, configured = arrival.request, arrival.endpoint.configured
-        secret_headers = _CREDENTIAL_HEADERS
+        own = credentials_of(provider, tuple(sorted(configured.options.items()))).headers
         rejected = DeliveryRejected(
             delivery=arrival.delivery,
             endpoint=endpoint,
@@ -64,7 +65,7 @@ class Rejections:
             status=status,
             method=request.method,
             received_at=arrival.received_at,
-            headers=tuple(_recordable(request, secret_headers)),
+            headers=tuple(_recordable(request, _CREDENTIAL_HEADERS | own)),
             body=base64.b64encode(request.body[:RECORDED_BODY_BYTES]).decode(),
             body_bytes=len(request.body),
         )

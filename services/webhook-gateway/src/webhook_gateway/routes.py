@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from granian.rsgi import ProtocolClosed
-
 from chassis.clock import Clock
-from chassis.http.rsgi import Exchange, Headers, RsgiApp, Scope
+from chassis.http.rsgi import Exchange, Headers, ProtocolClosed, RsgiApp, Scope
 from chassis.telemetry.metrics import bound_counter, bound_histogram
 from contracts.events.gateway import RejectionReason
 from providers.sdk import InboundRequest

@@ -2,112 +2,83 @@
 
 from __future__ import annotations
 
-import base64
-import uuid
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from pathlib import Path
+import asyncio
+import json
+from typing import Any
 
-import httpx
 import pytest
 
-from chassis.kafka.producer import Publisher
-from chassis.sealing import Keyring
-from chassis.testing.harness import read_topic, until
-from chassis.testing.ports import free_port
-from chassis.testing.service_kit import LocalIssuer, declared_topics, produce, running, write_keyring
-from contracts.codec import decode
-from contracts.envelope import from_record
-from contracts.events.gateway import DeliveryAttributes, DeliveryRejected
-from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
-from contracts.topics import GATEWAY_EVENTS, GATEWAY_REJECTIONS, SYNC_ENDPOINTS
 from providers import registry
-from webhook_gateway.app import create
-from webhook_gateway.settings import Settings
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
-PROVIDER = next(p for p in registry.all_providers() if p.manifest.webhook and p.webhook.items == "single")
+PROVIDER = next(
+    p
+    for p in registry.all_providers()
+    if p.manifest.webhook
+    and p.webhook.event_id[0] == "body:/id"
+    and p.webhook.items == "single"
+    and p.webhook.formats == ("json",)
+    and not p.webhook.handshakes
+    and p.traits() is not None
+    and p.traits().covers == "body"  # type: ignore[union-attr]
+    and not p.traits().fetches  # type: ignore[union-attr]
+)
 
 
-async def tombstone(bootstrap: str, key: str) -> None:
-    publisher = Publisher(bootstrap)
-    await publisher.start()
-    await publisher.send(SYNC_ENDPOINTS.name, key.encode(), None, [], timeout_s=10)
-    await publisher.stop()
+def numbered(sender: Any, number: int) -> bytes:
+    return json.dumps(json.loads(sender.fixture.body) | {"id": f"evt_{number}"}).encode()
 
 
-async def chunks() -> AsyncIterator[bytes]:
-    """Give 2 MiB without saying so first."""
-    for _ in range(2048):
-        yield b"x" * 1024
-
-
-def configured(keyring: Path, endpoint: str, url: str, secret: str) -> EndpointConfigured:
-    sealed = Keyring.load(keyring).seal(secret, endpoint_secret_place("t1", endpoint, "k1"))
-    return EndpointConfigured(
-        endpoint=endpoint,
-        connection=uuid.uuid4(),
-        provider=PROVIDER.slug,
-        tenant="t1",
-        url=url,
-        secrets=(SealedSecret(key_id="k1", sealed=base64.b64encode(sealed).decode()),),
-        version=1,
-    )
-
-
-async def test_a_delivery_goes_from_the_socket_to_its_lane(
-    kafka_bootstrap: str, issuer: LocalIssuer, tmp_path: Path
-) -> None:
-    await declared_topics(kafka_bootstrap, *GATEWAY_EVENTS.values(), GATEWAY_REJECTIONS, SYNC_ENDPOINTS)
-    keyring = write_keyring(tmp_path)
-    endpoint, pair = f"ep-{uuid.uuid4().hex}", PROVIDER.verifier().generate()
-    registered = f"https://hooks.example.com/hooks/{endpoint}"
-    await produce(kafka_bootstrap, SYNC_ENDPOINTS, endpoint, configured(keyring, endpoint, registered, pair.verifying))
-    settings = Settings(
-        **issuer.settings(), kafka_bootstrap=kafka_bootstrap, http_port=free_port(), role="ingest", keyring=keyring
-    )
-    fixture = PROVIDER.fixtures()[0]
-
-    def signed(body: bytes) -> dict[str, str]:
-        signature = PROVIDER.verifier().sign(
-            body,
-            url=registered,
-            secret=pair.signing,
-            now=datetime.now(UTC),
-            content_type=fixture.content_type,
-            message_id="msg_1",
-        )
-        return {**fixture.headers, **signature}
-
-    async with running(create(settings)) as url, httpx.AsyncClient() as client:
-        hook = f"{url}/hooks/{endpoint}"
-        answer = await client.post(hook, content=fixture.body, headers=signed(fixture.body))
-        assert answer.status_code == PROVIDER.webhook.success_status
-        refused = await client.post(hook, content=fixture.body, headers={"authorization": "Bearer canary"})
+async def test_a_delivery_goes_from_the_socket_to_its_lane(gateway: Any) -> None:
+    async with gateway() as live:
+        sender = await live.connect(PROVIDER)
+        assert (await live.deliver(sender)).status_code == PROVIDER.webhook.success_status
+        hook = f"{live.url}/hooks/{sender.endpoint}"
+        refused = await live.client.post(hook, content=sender.fixture.body, headers={"authorization": "Bearer canary"})
         assert refused.status_code == PROVIDER.webhook.refused_status
-
-        assert (await client.post(hook, content=chunks())).status_code == 413
-        assert (await client.post(f"{url}/hooks/nobody", content=b"{}")).status_code == 404
-        assert (await client.delete(hook)).headers["allow"] == ", ".join(PROVIDER.webhook.methods)
-        assert (await client.get(f"{url}/live")).status_code == 200
-        metrics = (await client.get(f"{url}/metrics")).text
+        assert (await live.client.post(f"{live.url}/hooks/nobody", content=b"{}")).status_code == 404
+        assert (await live.client.delete(hook)).headers["allow"] == ", ".join(PROVIDER.webhook.accepted_methods)
+        assert (await live.client.get(f"{live.url}/live")).status_code == 200
+        metrics = (await live.client.get(f"{live.url}/metrics")).text
         assert f'gateway_deliveries_total{{outcome="accepted",provider="{PROVIDER.slug}"}}' in metrics
+        await live.remove(sender)
+        ((facts, value),) = await live.accepted(sender)
+        assert (value, facts.keyid, facts.tenant) == (sender.fixture.body, "k1", "t1")
+        reasons = [one.reason for one in await live.rejected(sender)]
+        assert "missing_signature" in reasons
+        assert "canary" not in str(await live.rejected(sender))
 
-        # The endpoint goes away while the gateway runs.
-        await tombstone(kafka_bootstrap, endpoint)
 
-        async def gone() -> bool:
-            return (await client.post(hook, content=b"{}")).status_code == 404
+async def test_a_change_of_an_endpoint_is_live_in_under_a_second(gateway: Any) -> None:
+    async with gateway() as live:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await live.connect(PROVIDER)
+        assert loop.time() - started < 1
 
-        await until(gone, "the removed endpoint answers 404")
 
-    lanes = [r for topic in GATEWAY_EVENTS.values() for r in await read_topic(kafka_bootstrap, topic.name)]
-    (record,) = [r for r in lanes if DeliveryAttributes.of(from_record(r.value, r.headers)).endpoint == endpoint]
-    facts = DeliveryAttributes.of(from_record(record.value, record.headers))
-    assert (record.value, facts.keyid, facts.tenant) == (fixture.body, "k1", "t1")
-    assert record.header("traceparent").startswith("00-")
-    rejections = [r for r in await read_topic(kafka_bootstrap, GATEWAY_REJECTIONS.name) if r.key == endpoint.encode()]
-    reasons = {decode(DeliveryRejected, r.value or b"").reason for r in rejections}
-    assert reasons >= {"missing_signature", "body_too_large", "method_not_allowed"}
-    assert not any(b"canary" in (r.value or b"") for r in rejections)
+async def test_a_redelivery_is_one_record_and_concurrent_ones_are_never_lost(gateway: Any) -> None:
+    async with gateway() as live:
+        sender = await live.connect(PROVIDER)
+        for _ in range(3):
+            assert (await live.deliver(sender)).is_success
+        assert len(await live.accepted(sender)) == 1
+        replies = await asyncio.gather(
+            *(live.deliver(sender, sender.signed(numbered(sender, n % 10))) for n in range(200))
+        )
+        assert all(reply.is_success for reply in replies)
+        events = [facts.event for facts, _ in await live.accepted(sender)]
+        assert {f"evt_{n}" for n in range(10)} <= set(events)
+        assert len(events) < 200
+
+
+async def test_a_large_body_goes_by_reference_and_a_larger_one_is_413(gateway: Any) -> None:
+    async with gateway(inline_body_bytes=100_000, max_body_bytes=1_000_000) as live:
+        sender = await live.connect(PROVIDER)
+        body = json.dumps(json.loads(sender.fixture.body) | {"padding": "x" * 500_000}).encode()
+        assert (await live.deliver(sender, sender.signed(body))).is_success
+        ((facts, value),) = await live.accepted(sender)
+        assert (value, len(facts.claim)) == (b"", 64)
+        too_large = await live.client.post(f"{live.url}/hooks/{sender.endpoint}", content=b"x" * 1_000_001)
+        assert (too_large.status_code, too_large.json()["code"]) == (413, "body_too_large")

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]  # re-exported without saying so
 from starlette.types import ASGIApp, Message
+
+__all__ = ["Exchange", "HeaderList", "Headers", "ProtocolClosed", "RsgiApp", "Scope", "Stream", "serve_asgi"]
 
 HeaderList = list[tuple[str, str]]
 

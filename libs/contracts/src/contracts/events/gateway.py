@@ -221,12 +221,16 @@ class DeliveryRejected(Event):
 
 
 class DeliveryRepeated(Event):
-    """A provider sent an event again whose first delivery is durable: acknowledged, and not written to a lane again."""
+    """A provider sent an event again whose first delivery is durable: acknowledged, and not written to a lane again.
+
+    `item` is its place in the delivery that repeats it.
+    """
 
     TYPE: ClassVar[str] = "delivery.repeated.v1"
 
     delivery: str
     first_delivery: str
+    item: int = 0
     endpoint: str
     provider: str
     tenant: str

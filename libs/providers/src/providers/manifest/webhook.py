@@ -116,9 +116,10 @@ class Webhook(Strict):
     `items` says whether one delivery is one event, an array of them (at `items_pointer`, one or several, `*` for every
     element on the way), or either (`auto`). `account` and `api_version` are read when they are there. `volatile`
     are fields of an event that differ from one attempt to deliver it to the next: two bodies that differ only there are
-    the same. `unsigned` are headers that the signature does not cover, though they are read: they may only hint. `query` lists parameters that
-    the provider itself appends to the registered URL. `throttle` is how it takes 429 and 503: it retries, or it
-    punishes. `stop_status` tells it to stop for good. `ack_deadline_ms` is absent if not published.
+    the same. `unsigned` are headers that the signature does not cover, though they are read: they may only hint.
+    `query` lists parameters that the provider itself appends to the registered URL. `throttle` is how it takes 429 and
+    503: it retries, or it punishes. `stop_status` tells it to stop for good. `ack_deadline_ms` is absent if not
+    published.
     """
 
     secret: str = "webhook"  # noqa: S105 (the name of a secret)

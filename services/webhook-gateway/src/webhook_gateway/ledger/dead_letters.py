@@ -194,8 +194,8 @@ def _shown(api: LedgerApi, letter: DeadLetter, *, raw: bool) -> dict[str, Any]:
     out |= {"key": (letter.key or b"").decode(errors="replace"), "headers": _safe(headers, raw=raw)}
     if letter.value is None:
         return out | {"value": None}
-    redactions = api.book.redactions(headers.get("ce_endpoint", ""))
-    value = privacy.readable(letter.value, headers.get("content-type", ""), () if raw else redactions)
+    hidden = api.book.hidden(headers.get("ce_endpoint", ""), headers.get("ce_provider", ""))
+    value = privacy.readable(letter.value, headers.get("content-type", ""), () if raw else hidden.pointers)
     if raw:
         return out | {"value": value, "value_base64": base64.b64encode(letter.value).decode()}
     return out | {"value": value}

@@ -17,6 +17,7 @@ from chassis.http.paging import PageQuery, page
 from chassis.http.problems import Problem, json_response, not_found, path_uuid, query_of
 from contracts.errors import Invalid
 from webhook_gateway import audit, privacy
+from webhook_gateway.hidden import Hidden
 from webhook_gateway.ledger.api import LedgerApi, wants_raw
 from webhook_gateway.repository import deliveries, effects, replays, search
 from webhook_gateway.selection import DeliveryFilter
@@ -65,7 +66,7 @@ def routes(api: LedgerApi) -> list[BaseRoute]:
             raise not_found("delivery")
         await _unclaim(api, items)
         raw = await wants_raw(api, request, f"delivery:{delivery}", items[0]["tenant"])
-        shown = [_raw(item) if raw else privacy.shown(item, api.book.redactions(item["endpoint"])) for item in items]
+        shown = [_raw(api, item) if raw else privacy.shown(item, _hidden(api, item)) for item in items]
         return json_response({"id": delivery, "items": shown, **await _story(api, delivery, items)})
 
     @requires(api.tokens, Role.OPERATOR)
@@ -85,7 +86,7 @@ def routes(api: LedgerApi) -> list[BaseRoute]:
 
 async def _lines(api: LedgerApi, wanted: DeliveryFilter) -> AsyncIterator[bytes]:
     async for row in search.every(api.database, wanted):
-        shown = privacy.shown(row, api.book.redactions(row["endpoint"]))
+        shown = privacy.shown(row, _hidden(api, row))
         yield orjson.dumps(shown, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -131,10 +132,19 @@ async def _claimed(api: LedgerApi, claim: str) -> bytes:
         return b""
 
 
-def _raw(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an item with its body as it came, as text where it is text and always as base64."""
+def _hidden(api: LedgerApi, item: dict[str, Any]) -> Hidden:
+    return api.book.hidden(item["endpoint"], item["provider"])
+
+
+def _raw(api: LedgerApi, item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with its body as it came, as text where it is text and always as base64.
+
+    Headers that are credentials stay hidden: nobody needs them to understand a body.
+    """
+    headers = privacy.shown_headers(item["headers"], _hidden(api, item))
     body = privacy.inflate(item["body"]) if item["encoding"] and item["item"] == 0 else item["body"]
-    return item | {"body": _text(body), "body_base64": base64.b64encode(item["body"]).decode()}
+    raw = base64.b64encode(item["body"]).decode()
+    return item | {"headers": headers, "body": _text(body), "body_base64": raw}
 
 
 def _text(body: bytes) -> Any:
