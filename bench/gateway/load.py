@@ -11,6 +11,7 @@ import json
 import pickle
 import sys
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self.current: tuple[int, float] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def send(self, index: int, intended: float, raw: bytes) -> None:
@@ -70,6 +72,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(raw)
 
     def data_received(self, data: bytes) -> None:
+        """Read one answer."""
         self._buffer = self._buffer + data if self._buffer else data
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
@@ -87,6 +90,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
+        """Tell the run."""
         self._run.lost(self)
 
 
@@ -187,6 +191,29 @@ class Run:
 async def run(plan: Plan) -> Outcome:
     """Run a plan in this process."""
     return await Run(plan).go()
+
+
+async def run_in_process(plan: Plan, folder: Path) -> Outcome:
+    """Run a plan in a process of its own; raises `RuntimeError` when it could not be run."""
+    given, result = folder / f"plan-{uuid.uuid4().hex}", folder / f"outcome-{uuid.uuid4().hex}"
+    await asyncio.to_thread(given.write_bytes, pickle.dumps(plan))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.gateway.load", str(given), str(result), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.to_thread(given.unlink)
+    if process.returncode:
+        raise RuntimeError(f"the load generator failed: {errors.decode()[-500:]}")
+    raw = json.loads(await asyncio.to_thread(result.read_text))
+    raw["statuses"] = {
+        group: {int(status): count for status, count in counts.items()} for group, counts in raw["statuses"].items()
+    }
+    raw["answered"] = [(index, status) for index, status in raw["answered"]]
+    return Outcome(**raw)
 
 
 def main() -> None:

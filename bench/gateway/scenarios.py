@@ -1,4 +1,4 @@
-"""The scenarios of the gateway's bench. Each prints its figures beside a baseline of the same run, and asserts nothing."""
+"""The scenarios of the gateway's bench: each prints its figures beside a baseline of the same run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def rate() -> None:
     with world() as servers:
         target = await _prepared(servers)
         async with servers.bare(_BARE_TOPIC, target.keys.signing) as bare, servers.gateway() as gateway:
-            for name, server in (("bare handler", bare), ("whole gateway", gateway)):
+            for server in (bare, gateway):
                 await _closed_loop(servers, server, _small(target, WARM_UP))
             for number in range(ROUNDS):
                 for name, server in (("bare handler", bare), ("whole gateway", gateway)):
@@ -61,7 +61,7 @@ async def latency() -> None:
 
 
 async def mixed() -> None:
-    """The body sizes of gateway.md §5, 1 % of them megabytes: closed loop, both sides with the same bodies."""
+    """Take the body sizes of gateway.md §5, 1 % of them megabytes: closed loop, both sides with the same bodies."""
     with world() as servers:
         target = await _prepared(servers)
         sizes = mixed_sizes(random.Random(7))

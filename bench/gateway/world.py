@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
-import pickle
 import resource
 import signal
 import subprocess
@@ -18,11 +16,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from bench.gateway.load import Outcome, Plan
+from bench.gateway.load import Outcome, Plan, run_in_process
 from chassis.sealing import Keyring
 from chassis.testing.kafka import PrivateKafka
 from chassis.testing.ports import LOOPBACK, free_port
@@ -142,19 +139,7 @@ class World:
 
     async def load(self, plan: Plan) -> Outcome:
         """Run a plan in a process of its own."""
-        given, result = self.folder / f"plan-{uuid.uuid4().hex}", self.folder / f"outcome-{uuid.uuid4().hex}"
-        await asyncio.to_thread(given.write_bytes, pickle.dumps(plan))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.gateway.load", str(given), str(result)
-        )
-        if await process.wait():
-            raise RuntimeError("the load generator failed")
-        raw: dict[str, Any] = json.loads(await asyncio.to_thread(result.read_text))
-        raw["statuses"] = {
-            group: {int(status): count for status, count in counts.items()} for group, counts in raw["statuses"].items()
-        }
-        await asyncio.to_thread(given.unlink)
-        return Outcome(**raw)
+        return await run_in_process(plan, self.folder)
 
 
 @contextmanager

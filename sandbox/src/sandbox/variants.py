@@ -1,22 +1,32 @@
-"""Deliveries made from fixtures: single values changed by JSON pointer, and ids made fresh without knowing the vendor.
+"""Deliveries made from fixtures: values changed by JSON pointer, ids made fresh, events put together into a batch.
 
-A form counts as an object of its fields. Must never change a byte that it was not asked to change.
+A form counts as an object of its fields, a field that holds JSON as what it holds. Must never know a vendor, nor change
+a byte that it was not asked to change.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from contracts.errors import Invalid
-from providers.fixtures import EXAMPLE_URL, Fixture
+from providers.conformance import fixtures_for
+from providers.fixtures import Fixture
+from providers.manifest import Choice
 from providers.provider import Provider
-from providers.sdk import PaymentSnapshot, WebhookItem
+from providers.sdk import PaymentSnapshot, Verifier, WebhookItem
+from providers.sources import Reading, reader
 
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
+# A shorter number may well be a counter or an amount that only looks like the id.
+_MIN_DIGITS: Final = 5
 
 
 def fixture_of(provider: Provider, name: str) -> Fixture:
@@ -28,33 +38,35 @@ def fixture_of(provider: Provider, name: str) -> Fixture:
     return known[name]
 
 
-def changed(body: bytes, content_type: str, changes: Mapping[str, Any]) -> bytes:
-    """Return a body with other values at the given JSON pointers; the same bytes when there are none.
+def first_fixture(provider: Provider, options: Mapping[str, str]) -> Fixture:
+    """Return the fixture that fits an endpoint's options best."""
+    return (fixtures_for(provider, options) or provider.fixtures())[0]
+
+
+def changed(fixture: Fixture, changes: Mapping[str, Any], form_json: str = "") -> Fixture:
+    """Return a delivery with other values at the given JSON pointers; the same one when there are none.
 
     The last step of a pointer may be new, the way to it must exist. Raises `Invalid` (`bad_change`).
     """
     if not changes:
-        return body
-    document = _document(body, content_type)
+        return fixture
+    document = _document(fixture, form_json)
     for pointer, value in changes.items():
         _put(document, pointer, value)
-    if content_type == FORM_TYPE:
-        return urlencode(document).encode()
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return replace(fixture, body=_written(document, fixture, form_json))
 
 
-def items_of(provider: Provider, fixture: Fixture) -> list[WebhookItem]:
+def items_of(provider: Provider, fixture: Fixture, options: Mapping[str, str] | None = None) -> list[WebhookItem]:
     """Return the events of a fixture as the gateway would read them."""
-    verifier = provider.verifier()
-    headers = verifier.sign(
-        fixture.body,
-        url=EXAMPLE_URL,
-        secret=verifier.generate().signing,
+    given = {**fixture.options, **(options or {})}
+    request = provider.sign(
+        fixture.request({}),
+        secret=_any_secret(provider.verifier(given)),
         now=datetime.now(UTC),
-        content_type=fixture.content_type,
         message_id=fixture.message_id,
+        options=given,
     )
-    return provider.split(fixture.request(headers))
+    return provider.split(request, given)
 
 
 def snapshots_of(provider: Provider, fixture: Fixture) -> list[PaymentSnapshot]:
@@ -64,38 +76,152 @@ def snapshots_of(provider: Provider, fixture: Fixture) -> list[PaymentSnapshot]:
     ]
 
 
-def fresh_ids(provider: Provider, fixture: Fixture, suffix: str) -> dict[str, str]:
-    """Return the changes that give a fixture's events and entities new ids, equal for equal suffixes.
+def freshened(
+    provider: Provider, fixture: Fixture, suffix: str, options: Mapping[str, str] | None = None
+) -> Fixture:
+    """Return the delivery with new ids of its events and entities, equal for equal suffixes; unchanged without one.
 
-    Every text that equals an event's or entity's id gets the suffix; an id that is a number or a digest stays.
+    Whatever equals one of those ids is renamed, in body, headers and query: text gets the suffix, a number digits that
+    follow from it. The id that a scheme signs gets the suffix too.
     """
-    ids: set[str] = set()
-    for item in items_of(provider, fixture):
-        ids.add(item.event_id)
-        if item.entity is not None:
-            ids.add(item.entity[1])
-    document = _document(fixture.body, fixture.content_type)
-    return {pointer: value + suffix for pointer, value in _texts(document, "") if value in ids}
+    if not suffix:
+        return fixture
+    ids = _ids(provider, fixture, options)
+    query = [(name, _renamed(text, suffix) if text in ids else text) for name, text in _pairs(fixture.query)]
+    return replace(
+        fixture,
+        body=_with_fresh_ids(fixture, ids, suffix, provider.webhook.form_json),
+        headers={name: _renamed(text, suffix) if text in ids else text for name, text in fixture.headers.items()},
+        query=urlencode(query),
+        message_id=fixture.message_id + suffix,
+    )
 
 
-def _document(body: bytes, content_type: str) -> Any:
-    if content_type == FORM_TYPE:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True))
+def batched(
+    provider: Provider, fixture: Fixture, count: int, options: Mapping[str, str] | None = None
+) -> Fixture:
+    """Return the delivery with `count` events, those that it lacks made from its own with ids of theirs.
+
+    Raises `Invalid` (`no_batches`) for a vendor that sends one event at a time, or in a body that is no JSON.
+    """
+    webhook = provider.webhook
+    if count <= 1:
+        return fixture
+    refusal = Invalid("no_batches", f"{provider.slug} sends {fixture.name} by itself", field="events")
+    if webhook.items == "single":
+        raise refusal
     try:
-        return json.loads(body)
+        document = json.loads(fixture.body)
+    except ValueError:
+        raise refusal from None
+    if webhook.items == "auto" and isinstance(document, dict) and webhook.pointers == ("",):
+        document = [document]
+    arrays = [found for pointer in webhook.pointers for found in _arrays(document, pointer.split("/")[1:]) if found]
+    if not arrays:
+        raise refusal
+    ids, events = _ids(provider, fixture, options), arrays[0]
+    missing = count - sum(len(array) for array in arrays)
+    originals = deepcopy(events)
+    for number in range(missing):
+        copy = deepcopy(originals[number % len(originals)])
+        _rename(copy, ids, f"-{number + 2}")
+        events.append(copy)
+    return replace(fixture, body=_compact(document))
+
+
+def _ids(provider: Provider, fixture: Fixture, options: Mapping[str, str] | None) -> set[str]:
+    items = items_of(provider, fixture, options)
+    found = {item.event_id for item in items} | {item.entity[1] for item in items if item.entity is not None}
+    resolved = provider.manifest.resolve_options({**fixture.options, **(options or {})})
+    reading = Reading(fixture.request({}), provider.webhook.formats, provider.webhook.form_json)
+    for source in _sources(provider.webhook.event_id):
+        if source.startswith(("header:", "query:", "form:")):
+            found.add(reader(source, resolved)(reading) or "")
+    return found - {item.event_type for item in items} - {""}
+
+
+def _sources(choices: Collection[Choice]) -> Iterator[str]:
+    for choice in choices:
+        yield from (choice,) if isinstance(choice, str) else choice
+
+
+def _with_fresh_ids(fixture: Fixture, ids: Collection[str], suffix: str, form_json: str) -> bytes:
+    if fixture.content_type.partition(";")[0].endswith("xml"):
+        text = fixture.body.decode()
+        for one in ids:
+            text = text.replace(f">{one}<", f">{_renamed(one, suffix)}<")
+        return text.encode()
+    try:
+        document = _document(fixture, form_json)
+    except Invalid:
+        return fixture.body
+    before = deepcopy(document)
+    _rename(document, ids, suffix)
+    return fixture.body if document == before else _written(document, fixture, form_json)
+
+
+def _rename(node: Any, ids: Collection[str], suffix: str) -> None:
+    """Rename the ids among the values of a document, and among its keys, which some vendors use for them."""
+    pairs = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+    for key, value in pairs:
+        if isinstance(value, dict | list):
+            _rename(value, ids, suffix)
+        elif isinstance(value, str) and value in ids and not (value.isdigit() and len(value) < _MIN_DIGITS):
+            node[key] = _renamed(value, suffix)
+        elif type(value) is int and str(value) in ids and len(str(value)) >= _MIN_DIGITS:
+            node[key] = int(_renamed(str(value), suffix))
+
+
+def _renamed(text: str, suffix: str) -> str:
+    # A number stays a number.
+    return f"{text}{1000 + zlib.crc32(suffix.encode()) % 9000}" if text.isdigit() else text + suffix
+
+
+def _arrays(node: Any, steps: list[str]) -> Iterator[list[Any]]:
+    if not steps:
+        if isinstance(node, list):
+            yield node
+        return
+    if steps[0] == "*":
+        inner = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+    else:
+        inner = [node[steps[0]]] if isinstance(node, dict) and steps[0] in node else []
+    for one in inner:
+        yield from _arrays(one, steps[1:])
+
+
+@lru_cache(maxsize=256)
+def _any_secret(verifier: Verifier) -> str:
+    """Return some key of a scheme: an RSA key takes a tenth of a second, so each verifier gets one."""
+    return verifier.generate().signing
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    return parse_qsl(text, keep_blank_values=True)
+
+
+def _document(fixture: Fixture, form_json: str) -> Any:
+    try:
+        if fixture.content_type.partition(";")[0] != FORM_TYPE:
+            return json.loads(fixture.body)
+        fields: dict[str, Any] = dict(_pairs(fixture.body.decode()))
+        if form_json in fields:
+            fields[form_json] = json.loads(fields[form_json])
     except ValueError:
         raise Invalid("bad_change", "only a JSON or form body can be changed", field="changes") from None
+    return fields
 
 
-def _texts(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield pointer, value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _texts(inner, f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}")
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, f"{pointer}/{index}")
+def _written(document: Any, fixture: Fixture, form_json: str) -> bytes:
+    if fixture.content_type.partition(";")[0] != FORM_TYPE:
+        return _compact(document)
+    if form_json in document:
+        document = {**document, form_json: _compact(document[form_json]).decode()}
+    return urlencode(document).encode()
+
+
+def _compact(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _put(document: Any, pointer: str, value: Any) -> None:

@@ -259,9 +259,12 @@ class Bench:
         self.rejections = Rejections(publisher, self.clock)
         self.handshakes = Handshakes(keys, self.rejections, publisher, self.keyring)
         self.claims = ClaimStore(self.folder)
+        self.loaded = asyncio.Event()
+        self.loaded.set()
         ports = Ports(publisher, Gate(keys), memory, self.admission, self.rejections, self.claims, self.clock)
         edge = Edge(
             endpoints=self.endpoints,
+            loaded=self.loaded,
             ingest=Ingest(ports, Limits(body=LIMIT, inline=self.inline_bytes)),
             handshakes=self.handshakes,
             rejections=self.rejections,

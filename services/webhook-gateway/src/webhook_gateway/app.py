@@ -86,8 +86,10 @@ def _ingest(settings: Settings) -> Service:
         Ports(publisher, Gate(keys), memory, admission, rejections, claims, clock),
         Limits(body=settings.max_body_bytes, inline=settings.inline_body_bytes),
     )
+    reader = StateReader(settings.kafka_bootstrap, SYNC_ENDPOINTS, endpoints.apply)
     edge = Edge(
         endpoints=endpoints,
+        loaded=reader.loaded,
         ingest=ingest,
         handshakes=handshakes,
         rejections=rejections,
@@ -98,7 +100,7 @@ def _ingest(settings: Settings) -> Service:
         max_body_bytes=settings.max_body_bytes,
         times=Times(body=settings.body_timeout_s, publish=settings.publish_timeout_s),
     )
-    service.add_reader(StateReader(settings.kafka_bootstrap, SYNC_ENDPOINTS, endpoints.apply))
+    service.add_reader(reader)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, admission.apply))
     for name, run in {
         "flights": flights.run,

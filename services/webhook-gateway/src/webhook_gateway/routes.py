@@ -85,9 +85,10 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the edge is made of."""
+    """What the edge is made of; `loaded` is set once all endpoints are known."""
 
     endpoints: EndpointRegistry
+    loaded: asyncio.Event
     ingest: Ingest
     handshakes: Handshakes
     rejections: Rejections
@@ -115,6 +116,11 @@ class Hooks:
         edge = self._edge
         started = edge.clock.monotonic()
         address = edge.endpoints.get(path[len(PREFIX) :])
+        if address is None and not edge.loaded.is_set():
+            # A sender may take a 404 for final, and right after a start nobody knows yet what there is.
+            bound_counter(DELIVERIES, "", "not_loaded").inc()
+            _reply(exchange, unavailable("the endpoints are being loaded"))
+            return
         if address is None:
             bound_counter(DELIVERIES, "", "unknown_endpoint").inc()
             _reply(exchange, problem(404, "unknown_endpoint", "no such endpoint"))

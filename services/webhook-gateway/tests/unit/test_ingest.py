@@ -74,6 +74,14 @@ def tampered(body: bytes) -> bytes:
     return body + (b"&extra=1" if not body.startswith((b"{", b"[")) else b" ")
 
 
+async def test_until_all_endpoints_are_known_a_token_that_is_not_is_503(bench: Any) -> None:
+    signer = bench.connect(PLAIN)
+    bench.loaded.clear()
+    unknown = await bench.post("not-yet", b"{}", {})
+    assert (unknown.status, unknown.code) == (503, "unavailable")
+    assert (await bench.deliver(signer)).status == PLAIN.webhook.success_status
+
+
 @each
 async def test_a_signed_delivery_is_produced_with_its_facts_and_answered_as_the_provider_expects(
     bench: Any, provider: Provider
