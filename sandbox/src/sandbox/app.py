@@ -1,4 +1,4 @@
-"""The sandbox put together: control routes, simulated APIs, probes and metrics in one ASGI app."""
+"""The sandbox put together: control routes, key servers, simulated APIs, probes and metrics in one ASGI app."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from sandbox.catalogue import load
 from sandbox.control import Control, routes
 from sandbox.deliveries import DeliveryDesk
 from sandbox.faults import FaultDesk
+from sandbox.onboarding import Onboarding
 from sandbox.settings import Settings
+from sandbox.vendor_keys import VendorKeys
+from sandbox.vendor_keys import routes as key_routes
 from sandbox.world import World
 
 
@@ -22,14 +25,16 @@ class Sandbox:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.world = World(clock)
         self.faults = FaultDesk()
-        self.desk = DeliveryDesk(self.world, clock, settings.allowed_hosts)
+        self.keys = VendorKeys()
+        self.desk = DeliveryDesk(self.world, clock, self.keys, settings.allowed_hosts)
         self.app = self._build(clock)
 
     def _build(self, clock: Clock) -> Starlette:
         apis = ProviderApis(load(self.world), self.faults, clock)
         # A class instance as endpoint is a bare ASGI app; every method belongs to the simulated API.
-        everything: list[BaseRoute] = [Route("/{slug}/{path:path}", apis)]
-        app = build_app(routes(Control(self.world, self.faults, self.desk)), live=list, ready=list)
+        everything: list[BaseRoute] = [*key_routes(self.keys), Route("/{slug}/{path:path}", apis)]
+        onboarding = Onboarding(self.desk, self.keys, clock)
+        app = build_app(routes(Control(self.world, self.faults, self.desk, onboarding)), live=list, ready=list)
         app.router.routes.extend(everything)
         return app
 

@@ -1,7 +1,11 @@
-"""The sandbox's own API, `/_control/...`: effects, faults, deliveries. Unauthenticated: it must listen on loopback."""
+"""The sandbox's own API, `/_control/...`: effects, faults, deliveries, handshakes.
+
+Unauthenticated: it must listen on loopback.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -11,18 +15,21 @@ from starlette.routing import BaseRoute, Route
 from chassis.http.problems import body_of, invalid, json_response, not_found, path_uuid
 from contracts.errors import Invalid
 from providers import registry
-from sandbox.deliveries import DeliveryDesk, NewDelivery
+from sandbox.deliveries import DeliveryDesk
 from sandbox.faults import Fault, FaultDesk
+from sandbox.onboarding import Onboarding
+from sandbox.orders import Endpoint, NewDelivery
 from sandbox.world import World
 
 
 class Control:
     """Handlers of the control routes."""
 
-    def __init__(self, world: World, faults: FaultDesk, desk: DeliveryDesk) -> None:
+    def __init__(self, world: World, faults: FaultDesk, desk: DeliveryDesk, onboarding: Onboarding) -> None:
         self._world = world
         self._faults = faults
         self._desk = desk
+        self._onboarding = onboarding
 
     async def effects(self, request: Request) -> Response:
         """List the effects that were applied, oldest first; `provider`, `account`, `subject`, `operation` filter."""
@@ -55,6 +62,26 @@ class Control:
             raise invalid(error.field or "body", error.detail, error.code) from None
         return json_response({"items": [one.as_dict() for one in deliveries]}, 201)
 
+    async def onboard(self, request: Request) -> Response:
+        """Do a vendor's handshakes and probes: 200 with a check for each request; 422 for what cannot be asked."""
+        new = await body_of(request, Endpoint)
+        try:
+            checks = await self._onboarding.run(new)
+        except Invalid as error:
+            raise invalid(error.field or "body", error.detail, error.code) from None
+        return json_response(
+            {"ok": not any(one.problems for one in checks), "items": [one.as_dict() for one in checks]}
+        )
+
+    async def list_standings(self, _request: Request) -> Response:
+        """Show what vendors that punish think of the endpoints they have sent to."""
+        return json_response({"items": [asdict(one) for one in self._desk.standings]})
+
+    async def forgive(self, request: Request) -> Response:
+        """Let vendors send to the endpoint in `url` again. Idempotent."""
+        self._desk.forgive(request.query_params.get("url", ""))
+        return Response(status_code=204)
+
     async def list_deliveries(self, request: Request) -> Response:
         """List the last deliveries, newest first; `provider` filters."""
         provider = request.query_params.get("provider")
@@ -83,6 +110,9 @@ def routes(control: Control) -> list[BaseRoute]:
         Route("/_control/deliveries", control.deliver, methods=["POST"]),
         Route("/_control/deliveries", control.list_deliveries),
         Route("/_control/deliveries/{delivery_id}", control.show_delivery),
+        Route("/_control/handshakes", control.onboard, methods=["POST"]),
+        Route("/_control/standings", control.list_standings),
+        Route("/_control/standings", control.forgive, methods=["DELETE"]),
     ]
 
 

@@ -1,122 +1,107 @@
-"""Webhooks on their way: signed anew for each attempt, sent, and repeated as the vendor would.
+"""Webhooks on their way: signed anew for each attempt, sent, judged, and repeated as the vendor would.
 
-Must never send to a host outside of loopback unless it was allowed by name.
+Must never send to an endpoint that its vendor has given up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from chassis.clock import Clock
 from chassis.telemetry.metrics import counter
 from contracts.errors import Invalid
-from contracts.events.base import Slug
 from contracts.ids import uuid7
-from providers import registry
-from providers.manifest import Retries
-from providers.provider import Provider
 from providers.sdk import InboundRequest
+from sandbox.judging import Judgement, Standing, deadline_s, judge, waits_s
 from sandbox.metrics import ATTEMPTS
-from sandbox.signing import Draft, Tamper, sign
-from sandbox.variants import changed, fixture_of
+from sandbox.orders import Content, Drafts, NewDelivery
+from sandbox.signing import Draft, Tamper, http_arguments, sign
+from sandbox.vendor_keys import VendorKeys
 from sandbox.world import World
 
-# Vendors give a receiver between 5 and 30 s; the shortest published one is the fairest judge.
-ANSWER_TIMEOUT_S: Final = 10.0
 KEPT_DELIVERIES: Final = 1000
-MAX_COPIES: Final = 100
-# Where only the horizon of retries is published, waits double from a minute on: our choice, like most vendors' curve.
-FIRST_WAIT_S: Final = 60
-HOUR_S: Final = 3600
+# The word for an attempt that the vendor gave up at its deadline.
+TOO_LATE: Final = "deadline"
 
-
-class NewDelivery(BaseModel):
-    """Body of `POST /_control/deliveries`; exactly one of `fixture` and `body`.
-
-    `secret` is the sender's half of the endpoint's key. `changes` are JSON pointers with new values. `retry` repeats
-    what was not answered with 2xx on the vendor's schedule, its waits multiplied by `time_factor`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    provider: Slug
-    url: str = Field(pattern=r"^https?://", max_length=2000)
-    secret: SecretStr
-    fixture: str | None = None
-    body: str | None = None
-    content_type: str = "application/json"
-    message_id: str | None = None
-    changes: dict[str, JsonValue] = Field(default_factory=dict)
-    copies: int = Field(default=1, ge=1, le=MAX_COPIES)
-    tamper: Tamper = "none"
-    retry: bool = False
-    time_factor: float = Field(default=1.0, ge=0, le=1)
-    headers: dict[str, str] = Field(default_factory=dict)
+# withheld: the vendor has given the endpoint up, so nothing was sent.
+State = Literal["delivered", "retrying", "failed", "stopped", "withheld"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request: when, what came back (`status` is None when nothing did), and how long that took."""
+    """One request: when, what came back (`status` is None when nothing did), how long that took, what it meant."""
 
     at: datetime
     status: int | None
     latency_ms: float
+    judgement: Judgement
     error: str = ""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One webhook and its attempts."""
+    """One webhook and its attempts; `next_at` is when the vendor comes back."""
 
     id: UUID
     provider: str
     url: str
     fixture: str
     tamper: Tamper
-    state: Literal["delivered", "retrying", "failed"] = "failed"
+    state: State = "failed"
     attempts: list[Attempt] = field(default_factory=list)
+    next_at: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the delivery for JSON; secrets and headers are not kept."""
         attempts = [
-            {"at": one.at, "status": one.status, "latency_ms": round(one.latency_ms, 3), "error": one.error}
+            {
+                "at": one.at,
+                "status": one.status,
+                "latency_ms": round(one.latency_ms, 3),
+                "verdict": one.judgement.verdict,
+                "why": one.judgement.why,
+                "retry_after_s": one.judgement.retry_after_s,
+                "error": one.error,
+            }
             for one in self.attempts
         ]
-        shown = {name: getattr(self, name) for name in ("id", "provider", "url", "fixture", "tamper", "state")}
-        return shown | {"attempts": attempts}
+        names = ("id", "provider", "url", "fixture", "tamper", "state", "next_at")
+        return {name: getattr(self, name) for name in names} | {"attempts": attempts}
 
 
-def waits_s(retries: Retries | None) -> list[float]:
-    """Return the waits between a vendor's attempts in seconds; empty for one that never repeats or does not say."""
-    if retries is None:
-        return []
-    if retries.schedule_s:
-        return [float(wait) for wait in retries.schedule_s]
-    waits: list[float] = []
-    while sum(waits) + FIRST_WAIT_S * 2 ** len(waits) <= retries.horizon_h * HOUR_S:
-        waits.append(float(FIRST_WAIT_S * 2 ** len(waits)))
-    return waits
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A delivery, what it is made of, and how its order wants it sent."""
+
+    delivery: Delivery
+    draft: Draft
+    order: NewDelivery
+
+    @property
+    def deadline_s(self) -> float:
+        """How long an answer is waited for."""
+        asked = self.order.deadline_ms
+        return deadline_s(self.draft.provider.webhook) if asked is None else asked / 1000
 
 
 class DeliveryDesk:
     """Sends webhooks. Close it at the end: retries that still wait are dropped, as nobody keeps them."""
 
-    def __init__(self, world: World, clock: Clock, allowed_hosts: frozenset[str]) -> None:
+    def __init__(self, world: World, clock: Clock, keys: VendorKeys, allowed_hosts: frozenset[str]) -> None:
         self._world = world
         self._clock = clock
-        self._allowed_hosts = allowed_hosts
-        self._client = httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, follow_redirects=False, trust_env=False)
+        self._keys = keys
+        self.drafts = Drafts(keys, allowed_hosts)
+        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False, trust_env=False)  # noqa: S113 (deadlines)
         self._retries: set[asyncio.Task[None]] = set()
+        self._standings: dict[tuple[str, str], Standing] = {}
         self.sent: deque[Delivery] = deque(maxlen=KEPT_DELIVERIES)
 
     async def close(self) -> None:
@@ -126,94 +111,110 @@ class DeliveryDesk:
         await asyncio.gather(*self._retries, return_exceptions=True)
         await self._client.aclose()
 
+    @property
+    def standings(self) -> list[Standing]:
+        """What vendors that punish think of the endpoints they have sent to."""
+        return list(self._standings.values())
+
+    def forgive(self, url: str) -> None:
+        """Let vendors send to an endpoint again, as an operator does in their consoles. Idempotent."""
+        for key in [key for key in self._standings if key[1] == url]:
+            del self._standings[key]
+
     async def send(self, new: NewDelivery) -> list[Delivery]:
-        """Send the copies one after the other and return them after their first attempt.
+        """Send what was ordered one after the other and return it, in that order, after the first attempts.
 
         Raises `Invalid` for an unknown provider or fixture, a target that is not allowed, a change that does not fit,
-        a secret that cannot sign.
+        a secret that cannot sign, a variant that the scheme cannot have.
         """
-        provider = registry.get(new.provider)
-        draft = self._draft(provider, new)
+        draft = self.drafts.delivery(new, new)
         sign(draft, self._clock.now(), new.tamper)
-        if new.tamper == "none":
-            self._learn(draft)
-        deliveries = []
-        for _ in range(new.copies):
-            delivery = Delivery(uuid7(), provider.slug, new.url, new.fixture or "", new.tamper)
+        queue = [(self.drafts.delivery(new, new.later), new.later)] if new.later else []
+        queue += [(draft, new)] * new.copies
+        deliveries: list[Delivery] = []
+        for one, content in queue:
+            if new.tamper == "none":
+                self._learn(one)
+            delivery = Delivery(uuid7(), new.provider, new.url, content.fixture or "", new.tamper)
             deliveries.append(delivery)
             self.sent.append(delivery)
-            await self._attempt(delivery, draft)
-            if delivery.state == "failed" and new.retry:
-                self._repeat(delivery, draft, [wait * new.time_factor for wait in waits_s(provider.webhook.retries)])
+            await self._first(_Job(delivery, one, new))
         return deliveries
 
-    def _draft(self, provider: Provider, new: NewDelivery) -> Draft:
-        self._check_target(new.url)
-        if (new.fixture is None) == (new.body is None):
-            raise Invalid("fixture_or_body", "give a fixture or a body, not both", field="fixture")
-        secret = new.secret.get_secret_value()
-        if new.fixture is None:
-            body = changed((new.body or "").encode(), new.content_type, new.changes)
-            message_id = new.message_id or f"msg_{uuid7().hex}"
-            return Draft(provider, new.url, secret, body, new.content_type, message_id, new.headers)
-        fixture = fixture_of(provider, new.fixture)
-        body = changed(fixture.body, fixture.content_type, new.changes)
-        message_id = new.message_id or fixture.message_id
-        unsigned = {**fixture.headers, **new.headers}
-        return Draft(provider, new.url, secret, body, fixture.content_type, message_id, unsigned)
-
-    def _check_target(self, url: str) -> None:
-        host = (urlsplit(url).hostname or "").lower()
-        if host == "localhost" or host in self._allowed_hosts:
-            return
-        try:
-            allowed = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            allowed = False
-        if not allowed:
-            detail = "only loopback, and the hosts in PATCHBAY_SANDBOX_ALLOW_HOSTS"
-            raise Invalid("target_not_allowed", detail, field="url")
+    async def ask(self, request: InboundRequest, target: str, seconds: float) -> httpx.Response:
+        """Send a request and return what is answered in time; raises `httpx.HTTPError` or `TimeoutError`."""
+        async with asyncio.timeout(seconds):
+            return await self._client.request(**http_arguments(request, target))
 
     def _learn(self, draft: Draft) -> None:
         """Let the simulated API know the payments that its webhooks speak of; a body of another shape says nothing."""
-        signed = sign(draft, self._clock.now())
-        headers = {name.lower(): [value] for name, value in signed.headers.items()}
+        provider = draft.provider
         try:
-            for item in draft.provider.split(InboundRequest("POST", signed.url, headers, draft.body)):
-                for one in draft.provider.normalise(item.event_type, item.data):
+            for item in provider.split(sign(draft, self._clock.now()), draft.options):
+                for one in provider.normalise(item.event_type, item.data):
                     if one.amount:
-                        self._world.learn_payment(draft.provider.slug, one.external_id, one.amount)
+                        self._world.learn_payment(provider.slug, one.external_id, one.amount)
         except Invalid:
             return
 
-    def _repeat(self, delivery: Delivery, draft: Draft, waits: list[float]) -> None:
-        if not waits:
+    async def _first(self, job: _Job) -> None:
+        if self._standing(job).disabled:
+            job.delivery.state = "withheld"
             return
-        delivery.state = "retrying"
-        task = asyncio.create_task(self._retry(delivery, draft, waits))
-        self._retries.add(task)
-        task.add_done_callback(self._retries.discard)
+        judgement = await self._attempt(job)
+        waits = waits_s(job.draft.provider.webhook.retries)
+        if job.delivery.state == "failed" and job.order.retry and waits:
+            self._due(job, judgement, waits[0])
+            task = asyncio.create_task(self._retry(job, judgement, waits))
+            self._retries.add(task)
+            task.add_done_callback(self._retries.discard)
 
-    async def _retry(self, delivery: Delivery, draft: Draft, waits: list[float]) -> None:
+    async def _retry(self, job: _Job, judgement: Judgement, waits: list[float]) -> None:
+        delivery = job.delivery
         for number, wait in enumerate(waits, start=1):
-            await self._clock.sleep(wait)
-            await self._attempt(delivery, draft)
-            if delivery.state == "delivered":
+            await self._clock.sleep(self._due(job, judgement, wait))
+            if self._standing(job).disabled:
+                delivery.state, delivery.next_at = "withheld", None
                 return
-            delivery.state = "retrying" if number < len(waits) else "failed"
+            judgement = await self._attempt(job)
+            delivery.next_at = None
+            if delivery.state != "failed":
+                return
+            if number < len(waits):
+                self._due(job, judgement, waits[number])
 
-    async def _attempt(self, delivery: Delivery, draft: Draft) -> None:
-        """Send once, stamped now; only 2xx counts as delivered, redirects included in what does not."""
+    def _due(self, job: _Job, judgement: Judgement, wait_s: float) -> float:
+        """Write down when the vendor comes back, and return in how many seconds: never sooner than it was asked to."""
+        seconds = max(wait_s * job.order.time_factor, judgement.retry_after_s)
+        job.delivery.state = "retrying"
+        job.delivery.next_at = self._clock.now() + timedelta(seconds=seconds)
+        return seconds
+
+    def _standing(self, job: _Job) -> Standing:
+        key = (job.delivery.provider, job.delivery.url)
+        return self._standings.get(key) or Standing(*key)
+
+    async def _attempt(self, job: _Job) -> Judgement:
+        """Send once, signed now, and judge the answer."""
+        delivery, webhook = job.delivery, job.draft.provider.webhook
         at, started = self._clock.now(), self._clock.monotonic()
-        signed = sign(draft, at, delivery.tamper)
-        status, error = None, ""
+        request = sign(job.draft, at, delivery.tamper)
+        if delivery.tamper != "signature":
+            self._keys.publish(request.keys)
+        status, error, judgement = None, "", Judgement("refused")
         try:
-            answer = await self._client.post(signed.url, content=signed.body, headers=signed.headers)
-            status = answer.status_code
-            delivery.state = "delivered" if answer.is_success else "failed"
+            answer = await self.ask(request, delivery.url, job.deadline_s)
+            status, judgement = answer.status_code, judge(webhook, answer)
+        except TimeoutError:
+            error = TOO_LATE
         except httpx.HTTPError as failure:
             error = type(failure).__name__
-            delivery.state = "failed"
         counter(ATTEMPTS).labels(delivery.provider, str(status) if status else error).inc()
         latency_ms = (self._clock.monotonic() - started) * 1000
-        delivery.attempts.append(Attempt(at, status, latency_ms, error))
+        delivery.attempts.append(Attempt(at, status, latency_ms, judgement, error))
+        ends: dict[str, State] = {"delivered": "delivered", "stopped": "stopped"}
+        delivery.state = ends.get(judgement.verdict, "failed")
+        if webhook.throttle == "punish":
+            standing = self._standings.setdefault((delivery.provider, delivery.url), self._standing(job))
+            standing.note(delivered=delivery.state == "delivered", disable_after=job.order.disable_after)
+        return judgement

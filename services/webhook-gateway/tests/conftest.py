@@ -242,7 +242,7 @@ class Bench:
     publish_timeout_s: float = 1.8
     inline_bytes: int = LIMIT
     bounds: Bounds = field(default_factory=lambda: Bounds(100, 4 * 1024 * 1024))
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ("192.0.2.0/24",)
     clock: ManualClock = field(default_factory=lambda: ManualClock(START))
     publisher: RecordingPublisher = field(default_factory=RecordingPublisher)
     memory: DictMemory = field(default_factory=DictMemory)
@@ -261,7 +261,9 @@ class Bench:
         self.claims = ClaimStore(self.folder)
         self.loaded = asyncio.Event()
         self.loaded.set()
-        ports = Ports(publisher, Gate(keys), memory, self.admission, self.rejections, self.claims, self.clock)
+        ports = Ports(
+            publisher, publisher, Gate(keys), memory, self.admission, self.rejections, self.claims, self.clock
+        )
         edge = Edge(
             endpoints=self.endpoints,
             loaded=self.loaded,

@@ -64,6 +64,7 @@ class Service:
         self.publisher = publisher or Publisher(settings.kafka_bootstrap)
         self.clock = clock or SystemClock()
         self.tokens = TokenVerifier(settings.jwks, issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+        self._publishers = [self.publisher]
         self._loops = LoopRunner(
             settings.kafka_bootstrap, instance=settings.instance, drain_timeout_s=settings.drain_timeout_s
         )
@@ -93,6 +94,10 @@ class Service:
     def add_background(self, name: str, run: Background) -> None:
         """Run a coroutine for the life of the service; if it ends, the service is no longer live."""
         self._background.append((name, run))
+
+    def add_publisher(self, publisher: Publisher) -> None:
+        """Connect another producer with the service's own; for traffic that must not share its batches."""
+        self._publishers.append(publisher)
 
     def add_drain(self, drain: Background) -> None:
         """Await `drain` on shutdown, after intake stopped and before the stores close."""
@@ -152,8 +157,9 @@ class Service:
             await self.database.open()
             stack.push_async_callback(self.database.close)
         self._starting = "waiting for Kafka"
-        await self.publisher.start()
-        stack.push_async_callback(self.publisher.stop)
+        for publisher in self._publishers:
+            await publisher.start()
+            stack.push_async_callback(publisher.stop)
         if self.database is not None:
             relay = OutboxRelay(self.database, self.publisher, self.clock)
             spawn("outbox relay", relay.run)

@@ -71,7 +71,9 @@ def _ingest(settings: Settings) -> Service:
         raise PydanticCustomError("missing", "PATCHBAY_KEYRING and PATCHBAY_REDIS_URL are required for the ingest role")
     clock = SystemClock()
     publisher = Publisher(settings.kafka_bootstrap, linger_ms=INGEST_LINGER_MS, compression=None)
+    critical = Publisher(settings.kafka_bootstrap, linger_ms=0, compression=None)
     service = Service(NAME, settings, publisher=publisher)
+    service.add_publisher(critical)
     redis = connect(settings.redis_url.get_secret_value())
     keys = KeyCache(clock)
     keyring = Keyring.load(settings.keyring)
@@ -83,7 +85,7 @@ def _ingest(settings: Settings) -> Service:
     handshakes = Handshakes(keys, rejections, publisher, keyring)
     claims = ClaimStore(settings.claim_dir)
     ingest = Ingest(
-        Ports(publisher, Gate(keys), memory, admission, rejections, claims, clock),
+        Ports(publisher, critical, Gate(keys), memory, admission, rejections, claims, clock),
         Limits(body=settings.max_body_bytes, inline=settings.inline_body_bytes),
     )
     reader = StateReader(settings.kafka_bootstrap, SYNC_ENDPOINTS, endpoints.apply)

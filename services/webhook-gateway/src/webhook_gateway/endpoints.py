@@ -20,6 +20,7 @@ from contracts.errors import Invalid
 from contracts.events.gateway import DELIVERY_ACCEPTED
 from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
 from providers import registry
+from providers.manifest import MtlsSignature
 from providers.provider import Provider
 from providers.sdk import Secret, Verifier
 from providers.splitting import Splitter
@@ -69,6 +70,8 @@ class Endpoint:
     headers: tuple[tuple[str, bytes], ...]
     success: Answer
     may_be_critical: bool
+    # The header in which a proxy names the client's certificate; empty for every other scheme.
+    proxy_header: str
 
     def secrets_at(self, now: datetime) -> list[Secret]:
         """Return the secrets that are valid at `now`, newest configuration first."""
@@ -157,6 +160,7 @@ class EndpointRegistry:
             ),
             success=accepted(provider.webhook),
             may_be_critical=classifier.may_be_critical,
+            proxy_header=_proxy_header(provider, configured.options),
         )
         self._endpoints[endpoint.id] = endpoint
         for token, (url, not_after) in _tokens(configured).items():
@@ -176,3 +180,8 @@ def _tokens(configured: EndpointConfigured) -> dict[str, tuple[str, datetime | N
     """Return the address and the end of each token; without any the endpoint's id is one that never ends."""
     tokens = {token.token: (token.url or configured.url, token.not_after) for token in configured.tokens}
     return tokens or {configured.endpoint: (configured.url, None)}
+
+
+def _proxy_header(provider: Provider, options: dict[str, str]) -> str:
+    signature = provider.signature(options)
+    return options.get(signature.header_option, "") if isinstance(signature, MtlsSignature) else ""

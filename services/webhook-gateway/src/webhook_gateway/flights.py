@@ -1,4 +1,4 @@
-"""Requests under way: how many, how many bytes they hold, and how long each may still take.
+"""Requests under way: how many, how many bytes they hold, how long each may still take, and whose turn it is.
 
 One record per request does for slots, memory and deadlines: `asyncio.timeout` alone costs 3 µs each time, a twentieth
 of a webhook. Must never refuse a critical delivery for what others hold: a quarter of everything is kept for them.
@@ -7,6 +7,7 @@ of a webhook. Must never refuse a critical delivery for what others hold: a quar
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,9 @@ from webhook_gateway.metrics import IN_FLIGHT
 
 # Of slots and bytes, for endpoints that may carry critical events.
 RESERVED_SHARE: Final = 0.25
+# Work that cannot be critical is done by so many at once; the others wait, unread, for a turn that costs the loop next
+# to nothing. Enough to fill the producer's batches, few enough that a critical delivery never queues behind a flood.
+TURNS: Final = 32
 # A deadline passes up to this much late.
 SWEEP_S: Final = 0.05
 
@@ -31,7 +35,7 @@ class Bounds:
 class Flight:
     """One request under way. `expired` says that its task was cancelled because the time was over."""
 
-    __slots__ = ("critical", "due", "expired", "held", "task")
+    __slots__ = ("critical", "due", "expired", "held", "task", "working")
 
     def __init__(self, task: asyncio.Task[object] | None, due: float, *, critical: bool) -> None:
         self.task = task
@@ -39,6 +43,7 @@ class Flight:
         self.critical = critical
         self.held = 0
         self.expired = False
+        self.working = False
 
 
 class Flights:
@@ -51,6 +56,8 @@ class Flights:
             False: Bounds(int(bounds.requests * (1 - RESERVED_SHARE)), int(bounds.body_bytes * (1 - RESERVED_SHARE))),
         }
         self._flights: set[Flight] = set()
+        self._working = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self.held_bytes = 0
 
     def __len__(self) -> int:
@@ -63,6 +70,19 @@ class Flights:
         flight = Flight(asyncio.current_task(), self._clock.monotonic() + limit_s, critical=critical)
         self._flights.add(flight)
         return flight
+
+    async def turn(self, flight: Flight) -> None:
+        """Wait until a flight may work: at once for what may be critical, in order of arrival for the rest."""
+        if flight.critical:
+            return
+        if self._working >= TURNS:
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            # Whoever ends the wait has counted it already, unless the deadline did.
+            await place
+        else:
+            self._working += 1
+        flight.working = True
 
     def extend(self, flight: Flight, limit_s: float) -> None:
         """Give a flight `limit_s` seconds from now on."""
@@ -77,10 +97,21 @@ class Flights:
         return True
 
     def leave(self, flight: Flight) -> None:
-        """Give back the slot and the bytes."""
+        """Give back the slot, the bytes and the turn."""
         self._flights.discard(flight)
+        if flight.working:
+            flight.working = False
+            self._pass_on()
         self.held_bytes -= flight.held
         flight.held = 0
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._working -= 1
 
     def landed(self, flight: Flight) -> bool:
         """Tell, in the handler of a `CancelledError`, whether the deadline caused it; the task then goes on."""

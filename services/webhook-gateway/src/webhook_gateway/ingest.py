@@ -21,7 +21,7 @@ from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import bound_counter
 from chassis.telemetry.traces import begin_trace
 from contracts.errors import Invalid, Transient
-from contracts.topics import Lane
+from contracts.topics import GATEWAY_EVENTS, Lane
 from providers.sdk import InboundRequest, Refused, Verified, WebhookItem
 from webhook_gateway.admission import Admission
 from webhook_gateway.answers import Answer, problem, too_many, unavailable
@@ -44,6 +44,7 @@ UNKNOWN_HORIZON_H: Final = 96.0
 # On top of the provider's own horizon: a retry may wait in its queue, and we may be away for a day.
 HORIZON_MARGIN_H: Final = 24.0
 SHED_RETRY_S: Final = 30.0
+_CRITICAL_TOPIC: Final = GATEWAY_EVENTS[Lane.CRITICAL].name
 # Refusals that every provider gets alike, since they are no verdict on a signature.
 _STATUS: Final = {"bad_encoding": 400, "body_too_large": 413}
 _WHY: Final = {
@@ -54,9 +55,10 @@ _WHY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the use case talks to."""
+    """What the use case talks to. `critical` is a producer of its own: its records wait behind nobody's batches."""
 
     publisher: Publisher
+    critical: Publisher
     gate: Gate
     memory: DedupMemory
     admission: Admission
@@ -240,7 +242,8 @@ class Ingest:
             event.known = known
 
     async def _produce(self, record: Record) -> None:
-        await self._ports.publisher.write(record.topic, record.key, record.value, record.headers)
+        publisher = self._ports.critical if record.topic == _CRITICAL_TOPIC else self._ports.publisher
+        await publisher.write(record.topic, record.key, record.value, record.headers)
 
 
 def _first(values: Sequence[str] | None) -> str | None:

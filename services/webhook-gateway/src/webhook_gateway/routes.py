@@ -35,12 +35,22 @@ WHOLE_BYTES: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
 
 
-class _TooLarge(Exception):  # noqa: N818 (a verdict, answered with 413)
-    """The body passed the limit, declared or counted."""
+class _Refusal(Exception):  # noqa: N818 (a verdict with its answer, recorded)
+    """The request is refused before anything of it was verified."""
+
+    def __init__(self, reason: RejectionReason, answer: Answer) -> None:
+        super().__init__(reason)
+        self.reason: RejectionReason = reason
+        self.answer = answer
 
 
-class _NoRoom(Exception):  # noqa: N818 (a verdict, answered with 503)
-    """The process holds as many body bytes as it may."""
+class _Busy(Exception):  # noqa: N818 (a verdict on us, answered with 503)
+    """The process has no turn or no room; `outcome` is the word in the metric."""
+
+    def __init__(self, outcome: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
 
 
 class _SenderLeft(Exception):  # noqa: N818 (nobody is there to be answered)
@@ -126,7 +136,7 @@ class Hooks:
             _reply(exchange, problem(404, "unknown_endpoint", "no such endpoint"))
             return
         slug = address.endpoint.provider.slug
-        flight = edge.flights.enter(edge.times.body, critical=address.endpoint.may_be_critical)
+        flight = edge.flights.enter(edge.times.publish, critical=address.endpoint.may_be_critical)
         if flight is None:
             bound_counter(DELIVERIES, slug, "no_slot").inc()
             _reply(exchange, unavailable("too many requests are in flight"))
@@ -137,40 +147,30 @@ class Hooks:
             # A part of a body proves nothing: neither its signature nor a rejection of it would mean anything.
             bound_counter(DELIVERIES, slug, "sender_left").inc()
             return
-        except _NoRoom:
-            bound_counter(DELIVERIES, slug, "no_room").inc()
-            answer = unavailable("too many bytes are in flight")
+        except _Busy as busy:
+            bound_counter(DELIVERIES, slug, busy.outcome).inc()
+            answer = unavailable(busy.detail)
         finally:
             edge.flights.leave(flight)
         _reply(exchange, answer)
         bound_histogram(ACK_SECONDS, slug).observe(edge.clock.monotonic() - started)
 
     async def _serve(self, address: Address, scope: Scope, exchange: Exchange, flight: Flight) -> Answer:
-        edge, endpoint = self._edge, address.endpoint
+        edge = self._edge
         received_at = edge.clock.now()
         headers = RequestHeaders(scope.headers)
-        refusal = self._refused_unread(address, scope, received_at)
-        if refusal is not None:
-            arrival = _arrival(address, scope, headers, b"", received_at)
-            await edge.rejections.record(arrival, refusal[0], refusal[1].status)
-            return refusal[1]
-        limit = min(endpoint.configured.max_body_bytes or edge.max_body_bytes, edge.max_body_bytes)
         try:
-            body = await self._read(headers, exchange, limit, flight)
-        except _TooLarge:
+            self._check_unread(address, scope, received_at)
+            await self._turn(flight)
+            body = await self._body(address.endpoint, headers, exchange, flight)
+        except _Refusal as refusal:
             arrival = _arrival(address, scope, headers, b"", received_at)
-            await edge.rejections.record(arrival, "body_too_large", 413)
-            return problem(413, "body_too_large", f"at most {limit} bytes", ("connection", "close"))
-        except asyncio.CancelledError:
-            if not edge.flights.landed(flight):
-                raise
-            arrival = _arrival(address, scope, headers, b"", received_at)
-            await edge.rejections.record(arrival, "slow_body", 408)
-            return problem(408, "slow_body", "the body took too long", ("connection", "close"))
+            await edge.rejections.record(arrival, refusal.reason, refusal.answer.status)
+            return refusal.answer
         edge.flights.extend(flight, edge.times.publish)
         arrival = _arrival(address, scope, headers, body, received_at)
         try:
-            if endpoint.provider.webhook.handshakes:
+            if address.endpoint.provider.webhook.handshakes:
                 reply = await edge.handshakes.reply(arrival)
                 if reply is not None:
                     return reply
@@ -180,32 +180,60 @@ class Hooks:
                 raise
             return edge.ingest.not_written(arrival, "broker_timeout")
 
-    def _refused_unread(self, address: Address, scope: Scope, now: datetime) -> tuple[RejectionReason, Answer] | None:
-        """Return why a request is refused before its body is read, with the answer, or None."""
+    async def _turn(self, flight: Flight) -> None:
+        """Wait for a turn; raises `_Busy` when none comes in time."""
+        try:
+            await self._edge.flights.turn(flight)
+        except asyncio.CancelledError:
+            if not self._edge.flights.landed(flight):
+                raise
+            raise _Busy("no_turn", "too many requests are waiting") from None
+        self._edge.flights.extend(flight, self._edge.times.body)
+
+    async def _body(self, endpoint: Endpoint, headers: RequestHeaders, exchange: Exchange, flight: Flight) -> bytes:
+        """Return the body in time; raises `_Refusal` (`body_too_large`, `slow_body`), `_SenderLeft` and `_Busy`."""
+        limit = min(endpoint.configured.max_body_bytes or self._edge.max_body_bytes, self._edge.max_body_bytes)
+        try:
+            return await self._read(headers, exchange, limit, flight)
+        except asyncio.CancelledError:
+            if not self._edge.flights.landed(flight):
+                raise
+            answer = problem(408, "slow_body", "the body took too long", ("connection", "close"))
+            raise _Refusal("slow_body", answer) from None
+
+    def _check_unread(self, address: Address, scope: Scope, now: datetime) -> None:
+        """Raise `_Refusal` for a request that is refused before its body is read."""
         endpoint, webhook = address.endpoint, address.endpoint.provider.webhook
         if address.not_after is not None and address.not_after <= now:
-            return "endpoint_retired", problem(410, "endpoint_retired", "this URL was replaced")
+            raise _Refusal(
+                "endpoint_retired", problem(webhook.stop_status, "endpoint_retired", "this URL was replaced")
+            )
         if scope.method not in endpoint.methods:
             allowed = ", ".join(webhook.accepted_methods)
-            return "method_not_allowed", problem(405, "method_not_allowed", f"use {allowed}", ("allow", allowed))
+            answer = problem(405, "method_not_allowed", f"use {allowed}", ("allow", allowed))
+            raise _Refusal("method_not_allowed", answer)
         if not self._address_allowed(endpoint, scope):
-            return "address_not_allowed", problem(403, "address_not_allowed", "this address is not on the list")
+            answer = problem(403, "address_not_allowed", "this address is not on the list")
+            raise _Refusal("address_not_allowed", answer)
         # A provider that punishes refusals is let in whatever its rate; the hard bound is the budget.
         wait_s = self._edge.limits.refused_for_s(endpoint)
         if wait_s > 0 and webhook.throttle == "retry":
-            return "rate_limited", too_many("rate_limited", "over the endpoint's or tenant's rate", wait_s)
-        return None
+            answer = too_many("rate_limited", "over the endpoint's or tenant's rate", wait_s)
+            raise _Refusal("rate_limited", answer)
 
     def _address_allowed(self, endpoint: Endpoint, scope: Scope) -> bool:
+        trusted = self._edge.trusted_proxies
+        # A header that says which certificate a client had is a proxy's word: from anybody else it is a forgery.
+        if endpoint.proxy_header and not within(caller(scope.client, (), ()), trusted):
+            return False
         if not endpoint.allowed:
             return True
-        forwarded = scope.headers.get_all("x-forwarded-for")
-        return within(caller(scope.client, forwarded, self._edge.trusted_proxies), endpoint.allowed)
+        return within(caller(scope.client, scope.headers.get_all("x-forwarded-for"), trusted), endpoint.allowed)
 
     async def _read(self, headers: RequestHeaders, exchange: Exchange, limit: int, flight: Flight) -> bytes:
-        """Return the body; raises `_TooLarge` by Content-Length at once, and by counted bytes while it streams.
+        """Return the body; refuses one over the limit by Content-Length at once, and by counted bytes as it streams.
 
-        Raises `_SenderLeft` when the connection closes before the end of the body, and `_NoRoom`.
+        Raises `_SenderLeft` when the connection closes before the end of the body, and `_Busy` without room for it.
         """
         flights = self._edge.flights
         declared = headers.get("content-length")
@@ -214,10 +242,10 @@ class Hooks:
             # The server has checked that it is a number; a huge one must not be parsed.
             size = int(declared[0]) if len(declared[0]) <= _MAX_LENGTH_DIGITS else limit + 1
             if size > limit:
-                raise _TooLarge
+                raise _too_large(limit)
             if size <= WHOLE_BYTES:
                 if not flights.hold(flight, size):
-                    raise _NoRoom
+                    raise _no_room()
                 try:
                     return await exchange()
                 except ProtocolClosed:
@@ -225,15 +253,23 @@ class Hooks:
         body = bytearray()
         async for piece in exchange:
             if not flights.hold(flight, len(piece)):
-                raise _NoRoom
+                raise _no_room()
             body += piece
             if len(body) > limit:
-                raise _TooLarge
+                raise _too_large(limit)
         # granian ends the iteration in silence when the sender leaves: only a declared length tells. A chunked body
         # that breaks off fails its signature instead.
         if len(body) < size:
             raise _SenderLeft
         return bytes(body)
+
+
+def _too_large(limit: int) -> _Refusal:
+    return _Refusal("body_too_large", problem(413, "body_too_large", f"at most {limit} bytes", ("connection", "close")))
+
+
+def _no_room() -> _Busy:
+    return _Busy("no_room", "too many bytes are in flight")
 
 
 def _arrival(address: Address, scope: Scope, headers: RequestHeaders, body: bytes, received_at: datetime) -> Arrival:

@@ -7,9 +7,18 @@ from typing import Any
 import pytest
 
 from providers import registry
+from providers.conformance import variants
+from providers.manifest import MtlsSignature
 from webhook_gateway.addresses import caller, networks, within
 
 PROXIES = networks(["10.0.0.0/8", "2001:db8::/32"])
+MTLS, MTLS_OPTIONS = next(
+    (p, options)
+    for p in registry.all_providers()
+    if p.manifest.webhook
+    for options in variants(p)
+    if isinstance(p.signature(options), MtlsSignature)
+)
 PROVIDER = next(p for p in registry.all_providers() if p.manifest.webhook and not p.webhook.handshakes)
 
 
@@ -62,3 +71,14 @@ async def test_an_address_that_is_not_on_the_list_is_refused_before_its_body_is_
     if status == 403:
         assert (reply.code, reply.chunks_read) == ("address_not_allowed", 0)
         assert [one.reason for one in bench.rejected] == ["address_not_allowed"]
+
+
+@pytest.mark.asyncio
+async def test_a_client_certificate_is_a_proxys_word_and_nobody_elses(make_bench: Any) -> None:
+    for client, status in (("10.0.0.1:1", MTLS.webhook.success_status), ("192.0.2.1:1", 403)):
+        bench = make_bench(trusted_proxies=("10.0.0.0/8",))
+        signer = bench.connect(MTLS, options=MTLS_OPTIONS)
+        request = signer.request(signer.fixture)
+        headers = [(name.encode(), value.encode()) for name, values in request.headers.items() for value in values]
+        reply = await bench.request(signer.endpoint, [request.body], headers, client=client)
+        assert reply.status == status

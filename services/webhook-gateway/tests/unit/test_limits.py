@@ -14,7 +14,7 @@ from chassis.testing.clock import ManualClock
 from contracts.events.sync import RateLimit
 from contracts.topics import Lane
 from providers import registry
-from webhook_gateway.flights import RESERVED_SHARE, Bounds, Flights
+from webhook_gateway.flights import RESERVED_SHARE, TURNS, Bounds, Flights
 from webhook_gateway.limits import Rate
 
 pytestmark = pytest.mark.asyncio
@@ -160,3 +160,44 @@ async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_deadline() -> No
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_turns_are_taken_in_order_and_what_may_be_critical_needs_none() -> None:
+    flights = Flights(Bounds(1000, 1), SystemClock())
+    order: list[int] = []
+    release = asyncio.Event()
+
+    async def work(number: int, *, critical: bool = False) -> None:
+        flight = flights.enter(30, critical=critical)
+        assert flight is not None
+        await flights.turn(flight)
+        order.append(number)
+        if not critical:
+            await release.wait()
+        flights.leave(flight)
+
+    usual = [asyncio.create_task(work(number)) for number in range(TURNS + 20)]
+    await asyncio.sleep(0)
+    assert order == list(range(TURNS))
+    await work(-1, critical=True)
+    assert order[-1] == -1
+    usual[TURNS].cancel()
+    release.set()
+    await asyncio.gather(*usual, return_exceptions=True)
+    assert order[TURNS + 1 :] == list(range(TURNS + 1, TURNS + 20))
+    assert len(flights) == 1, "only the flight of the task that was cancelled while waiting is left"
+    again = [asyncio.create_task(work(number)) for number in range(TURNS)]
+    await asyncio.gather(*again)
+
+
+async def test_a_wait_for_a_turn_ends_with_503_at_the_publish_timeout(make_bench: Any) -> None:
+    bench = make_bench(publish_timeout_s=0.2, body_timeout_s=5, bounds=Bounds(1000, 4_000_000))
+    signer = bench.connect(PATIENT, lane=Lane.BULK)
+    stalled = [asyncio.create_task(bench.request(signer.endpoint, [b"{"], [], then="stall")) for _ in range(TURNS)]
+    await asyncio.sleep(0)
+    reply = await bench.deliver(signer)
+    assert (reply.status, reply.code) == (503, "unavailable")
+    for task in stalled:
+        task.cancel()
+    await asyncio.gather(*stalled, return_exceptions=True)
+    assert (await bench.deliver(signer)).status == PATIENT.webhook.success_status
