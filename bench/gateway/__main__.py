@@ -8,6 +8,7 @@ import asyncio
 import uvloop
 
 from bench.gateway import scenarios
+from bench.gateway.mutations import mutations
 from chassis.service import settle_garbage_collector
 
 SCENARIOS = {
@@ -16,6 +17,7 @@ SCENARIOS = {
     "mixed": scenarios.mixed,
     "flood": scenarios.flood,
     "memory": scenarios.memory,
+    "mutations": mutations,
 }
 
 

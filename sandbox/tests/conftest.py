@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,13 +67,23 @@ def ask(client: httpx.AsyncClient) -> Asker:
     return send
 
 
+Answering = Callable[[InboundRequest], Coroutine[Any, Any, Response | None]]
+
+
 @dataclass
 class Receiver:
-    """A webhook endpoint that keeps what it gets and answers with the statuses in `answers`, then with 200."""
+    """A webhook endpoint that keeps what it gets and answers with the statuses in `answers`, then with 200.
+
+    `headers` go with every answer; `reply` may answer in its place, `delay_s` comes first.
+    """
 
     url: str
     answers: list[int] = field(default_factory=list)
     got: list[InboundRequest] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    reply: Answering | None = None
+    delay_s: float = 0
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -84,12 +95,15 @@ async def one_receiver() -> AsyncIterator[Receiver]:
         headers: dict[str, list[str]] = {}
         for name, value in request.headers.items():
             headers.setdefault(name, []).append(value)
-        url = f"http://127.0.0.1:{port}{request.url.path}"
-        url += f"?{request.url.query}" if request.url.query else ""
-        kept.got.append(InboundRequest("POST", url, headers, await request.body()))
-        return Response(status_code=kept.answers.pop(0) if kept.answers else 200)
+        got = InboundRequest(request.method, kept.url, headers, await request.body(), request.url.query)
+        kept.got.append(got)
+        await asyncio.sleep(kept.delay_s)
+        answer = await kept.reply(got) if kept.reply is not None else None
+        status = kept.answers.pop(0) if kept.answers else 200
+        return answer or Response(kept.body, status, kept.headers, media_type="text/plain")
 
-    server = HttpServer(Starlette(routes=[Route("/hooks/ep", hook, methods=["POST"])]), "127.0.0.1", port)
+    methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT"]
+    server = HttpServer(Starlette(routes=[Route("/hooks/ep", hook, methods=methods)]), "127.0.0.1", port)
     await server.start()
     yield kept
     await server.stop()
@@ -99,4 +113,6 @@ async def one_receiver() -> AsyncIterator[Receiver]:
 def receiver(one_receiver: Receiver) -> Receiver:
     one_receiver.got.clear()
     one_receiver.answers.clear()
+    one_receiver.headers.clear()
+    one_receiver.body, one_receiver.reply, one_receiver.delay_s = "", None, 0
     return one_receiver

@@ -21,7 +21,7 @@ from contracts.ids import uuid7
 from providers.sdk import InboundRequest
 from sandbox.judging import Judgement, Standing, deadline_s, judge, waits_s
 from sandbox.metrics import ATTEMPTS
-from sandbox.orders import Content, Drafts, NewDelivery
+from sandbox.orders import Drafts, NewDelivery
 from sandbox.signing import Draft, Tamper, http_arguments, sign
 from sandbox.vendor_keys import VendorKeys
 from sandbox.world import World

@@ -20,7 +20,7 @@ from providers.fixtures import Fixture
 from providers.manifest import Choice
 from providers.provider import Provider
 from providers.reading import at, parse_json
-from providers.sdk import PaymentSnapshot, Verifier, WebhookItem
+from providers.sdk import PaymentSnapshot, WebhookItem
 from providers.sources import Reading, reader, scalar
 from sandbox.variants import document_of, put, with_document
 
@@ -43,7 +43,7 @@ def items_of(provider: Provider, fixture: Fixture, options: Mapping[str, str] | 
     given = {**fixture.options, **(options or {})}
     request = provider.sign(
         fixture.request({}),
-        secret=_any_secret(provider.verifier(given)),
+        secret=_any_secret(provider, frozenset(given.items())),
         now=datetime.now(UTC),
         message_id=fixture.message_id,
         options=given,
@@ -200,7 +200,7 @@ def _rename(document: Any, ids: _Ids, suffix: str, below: str = "") -> None:
     """Rename the ids of a document, those at their places and all that equal them, as far as they are `below`."""
     for place in ids.places:
         value = at(document, place) if place.startswith("/") else None
-        if place.startswith(below) and scalar(value) is not None:
+        if place.startswith(below) and (isinstance(value, str) or type(value) is int):
             put(document, place, _like(value, suffix))
             ids.texts.discard(_renamed(str(value), suffix))
     for pointer, value in list(_leaves(at(document, below), below)):
@@ -248,6 +248,6 @@ def _arrays(node: Any, steps: Sequence[str]) -> Iterator[list[Any]]:
 
 
 @lru_cache(maxsize=256)
-def _any_secret(verifier: Verifier) -> str:
-    """Return some key of a scheme: an RSA key takes a tenth of a second, so each verifier gets one."""
-    return verifier.generate().signing
+def _any_secret(provider: Provider, options: frozenset[tuple[str, str]]) -> str:
+    """Return some key of a scheme: an RSA key takes a tenth of a second to make, so it is kept."""
+    return provider.verifier(dict(options)).generate().signing

@@ -32,7 +32,7 @@ _URL: Final = r"^https?://"
 class Endpoint(BaseModel):
     """The endpoint that a vendor speaks to.
 
-    `secret` is the sender's half of the endpoint's key; where the vendor's key is fetched, the endpoint's secret itself.
+    `secret` is the sender's half of the endpoint's key; where the vendor's key is fetched, the endpoint's own secret.
     `options` are the endpoint's. `registered_url` is the address that was registered at the vendor, if that is not
     where to send to: some vendors sign it.
     """
@@ -91,9 +91,13 @@ class Drafts:
         self._allowed_hosts = allowed_hosts
 
     def provider(self, new: Endpoint) -> Provider:
-        """Return an endpoint's provider; raises `Invalid` for an unknown one and for a target that is not allowed."""
+        """Return an endpoint's provider.
+
+        Raises `Invalid` for one that is unknown or sends no webhooks, for its options, for a target that is not allowed.
+        """
         provider = registry.get(new.provider)
         _ = provider.webhook
+        provider.manifest.resolve_options(new.options)
         self._check_target(new.url)
         return provider
 

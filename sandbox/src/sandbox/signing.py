@@ -70,8 +70,8 @@ def sign(draft: Draft, now: datetime, tamper: Tamper = "none") -> InboundRequest
 
     body: changed after signing. signature: made with another key. stale, future: signed outside of the window. old_key:
     signed with the former secret, as a vendor does that has not heard of a rotation. Raises `Invalid` for what a scheme
-    cannot have (`signs_no_time`, `signs_no_body`, `signs_nothing`), for `old_key` without a former secret
-    (`no_previous_secret`), and for a secret that cannot sign (`bad_secret`).
+    cannot have (`signs_no_time`, `signs_no_body`, `signs_nothing`, `vendor_keys`), for `old_key` without a former
+    secret (`no_previous_secret`), and for a secret that cannot sign (`bad_secret`).
     """
     signed = draft.provider.sign(
         draft.request,
@@ -99,6 +99,8 @@ def http_arguments(request: InboundRequest, target: str = "") -> dict[str, Any]:
 def _secret(draft: Draft, tamper: Tamper) -> str:
     traits = traits_of(draft.provider, draft.options)
     if tamper == "old_key":
+        if traits.fetches:
+            raise Invalid("vendor_keys", f"the keys of {draft.provider.slug} are its own", field="tamper")
         if not draft.previous_secret:
             raise Invalid("no_previous_secret", "give the secret that was replaced", field="previous_secret")
         return draft.previous_secret

@@ -19,7 +19,7 @@ from providers.signing.draft import Draft, with_value
 from providers.sources import Reading, every
 
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC)
-_FORMATS: Final = ("json", "form", "multipart", "opaque")
+_FORMATS: Final = ("json", "form", "multipart")
 
 # What happens to the text of a signature or token; each must be refused.
 DAMAGES: Final[dict[str, Callable[[str], str]]] = {
