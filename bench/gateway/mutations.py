@@ -98,8 +98,8 @@ def _meaning(header: str) -> str:
     return scheme.lower() + blank + rest if scheme.lower() in {"bearer", "basic"} else header.strip()
 
 
-def _fields(body: bytes) -> list[tuple[bytes, bytes]]:
-    return sorted(set(parse_qsl(body, keep_blank_values=True)))
+def _fields(body: bytes) -> bytes:
+    return b"".join(name + value for name, value in sorted(set(parse_qsl(body, keep_blank_values=True))))
 
 
 def _changed(rng: random.Random, data: bytes) -> bytes:
