@@ -27,9 +27,20 @@ class ServiceSpec:
 
 
 SERVICES: Final[tuple[ServiceSpec, ...]] = (
-    ServiceSpec("gateway", "webhook_gateway", 8700, "GATEWAY_URL", settings={"PATCHBAY_ROLE": "ingest"}),
     ServiceSpec(
-        "ledger", "webhook_gateway", 8701, "LEDGER_URL", "webhook_gateway", settings={"PATCHBAY_ROLE": "ledger"}
+        "gateway",
+        "webhook_gateway",
+        8700,
+        "GATEWAY_URL",
+        settings={"PATCHBAY_ROLE": "ingest", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{sandbox_url}/_keys"},
+    ),
+    ServiceSpec(
+        "ledger",
+        "webhook_gateway",
+        8701,
+        "LEDGER_URL",
+        "webhook_gateway",
+        settings={"PATCHBAY_ROLE": "ledger", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{sandbox_url}/_keys"},
     ),
     ServiceSpec(
         "sync-worker",

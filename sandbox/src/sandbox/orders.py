@@ -93,7 +93,7 @@ class Drafts:
     def provider(self, new: Endpoint) -> Provider:
         """Return an endpoint's provider.
 
-        Raises `Invalid` for one that is unknown or sends no webhooks, for its options, for a target that is not allowed.
+        Raises `Invalid` for one that is unknown or sends no webhooks, for wrong options, for a target not allowed.
         """
         provider = registry.get(new.provider)
         _ = provider.webhook

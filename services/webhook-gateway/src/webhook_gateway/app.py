@@ -75,7 +75,7 @@ def _ingest(settings: Settings) -> Service:
     service = Service(NAME, settings, publisher=publisher)
     service.add_publisher(critical)
     redis = connect(settings.redis_url.get_secret_value())
-    keys = KeyCache(clock)
+    keys = KeyCache(clock, override=settings.vendor_key_override)
     keyring = Keyring.load(settings.keyring)
     endpoints = EndpointRegistry(keyring)
     limits = RateLimits(clock)
@@ -148,7 +148,7 @@ def _ledger(settings: Settings) -> Service:
         service.add_background(name, run)
     reverifier = None
     if settings.keyring is not None:
-        keys = KeyCache(clock)
+        keys = KeyCache(clock, override=settings.vendor_key_override)
         service.add_drain(keys.close)
         reverifier = Reverifier(database, clock, book, keyring=Keyring.load(settings.keyring), gate=Gate(keys))
     claims = ClaimStore(settings.claim_dir)

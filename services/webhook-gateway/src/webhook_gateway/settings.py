@@ -42,6 +42,11 @@ class Settings(ServiceSettings):
     max_held_bytes: int = Field(
         default=192 * 1024 * 1024, gt=0, description="bytes of bodies in flight; a quarter is for critical"
     )
+    vendor_key_override: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#\s]+(/[\w-]+)*)?$",
+        description="development only: URL of the sandbox's key servers, asked instead of every vendor (both roles)",
+    )
     drain_groups: list[str] = Field(
         default=["sync-worker-deliveries"],
         description="JSON list of consumer groups whose backlog slows bulk down (ledger)",
