@@ -105,8 +105,9 @@ def _meaning(header: str) -> str:
     return scheme.lower() + blank + rest if scheme.lower() in {"bearer", "basic"} else header.strip()
 
 
-def _fields(body: bytes) -> bytes:
-    return b"".join(name + value for name, value in sorted(set(parse_qsl(body, keep_blank_values=True))))
+def _fields(body: bytes) -> str:
+    pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True)
+    return "".join(name + value for name, value in sorted(set(pairs)))
 
 
 def _changed(rng: random.Random, data: bytes) -> bytes:
