@@ -7,7 +7,7 @@ DEV := requirements/dev
 COMPOSE := docker compose --env-file .run/compose/compose.env
 .DEFAULT_GOAL := help
 
-.PHONY: help venv setup up down status logs demo topics test test-unit test-integration test-e2e chaos bench-consume \
+.PHONY: help venv setup up down status logs demo topics test test-unit test-integration test-e2e chaos bench-consume bench-gateway bench-ledger \
 	fmt lint providers-check schemas docs lock new-provider compose-env compose-up compose-down
 
 help:  ## Print this help
@@ -74,8 +74,14 @@ test-e2e: setup  ## The whole platform
 	$(BIN)/pytest -m e2e
 endif
 
-chaos: setup  ## Kills processes and restarts the broker, then compares what was sent with every effect
-	$(BIN)/pytest -m chaos
+chaos: setup  ## The chaos tests with a million deliveries: kills and restarts everything, then compares all sets
+	PATCHBAY_CHAOS_DELIVERIES=$${PATCHBAY_CHAOS_DELIVERIES:-1000000} $(BIN)/pytest -m chaos -o timeout=0
+
+bench-gateway: setup  ## The webhook gateway under load, beside a bare handler in the same run; SCENARIO= for one of them
+	$(PY) -m bench.gateway $(SCENARIO)
+
+bench-ledger: setup  ## Searches of ten million deliveries, beside a table without our partitions and indexes; 25 GB of disk
+	$(PY) -m bench.ledger_search --rows $(or $(ROWS),10000000)
 
 bench-consume: setup  ## Events per second of the consuming loop, beside a baseline of the same run
 	$(PY) -m bench.consume

@@ -11,7 +11,7 @@ from patchbay.demo import cast, play
 from patchbay.demo.story import Missing, Story, wait_for
 from patchbay.environment import Environment
 from providers import registry
-from sandbox.variants import snapshots_of
+from sandbox.fresh import snapshots_of
 
 
 def console() -> Console:

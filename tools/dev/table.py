@@ -32,7 +32,7 @@ SERVICES: Final[tuple[ServiceSpec, ...]] = (
         "webhook_gateway",
         8700,
         "GATEWAY_URL",
-        settings={"PATCHBAY_ROLE": "ingest", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{sandbox_url}/_keys"},
+        settings={"PATCHBAY_ROLE": "ingest", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{vendor_keys_url}"},
     ),
     ServiceSpec(
         "ledger",
@@ -40,7 +40,7 @@ SERVICES: Final[tuple[ServiceSpec, ...]] = (
         8701,
         "LEDGER_URL",
         "webhook_gateway",
-        settings={"PATCHBAY_ROLE": "ledger", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{sandbox_url}/_keys"},
+        settings={"PATCHBAY_ROLE": "ledger", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{vendor_keys_url}"},
     ),
     ServiceSpec(
         "sync-worker",
@@ -98,5 +98,10 @@ def environment(spec: ServiceSpec, facts: Facts) -> dict[str, str]:
     }
     if spec.database is not None:
         env["PATCHBAY_DATABASE_URL"] = facts.databases[spec.name]
-    known = {"gateway_url": facts.urls.get("gateway", ""), "sandbox_url": facts.urls.get("sandbox", "")}
+    sandbox = facts.urls.get("sandbox", "")
+    known = {
+        "gateway_url": facts.urls.get("gateway", ""),
+        "sandbox_url": sandbox,
+        "vendor_keys_url": sandbox and f"{sandbox}/_keys",
+    }
     return env | {name: value.format(**known) for name, value in spec.settings.items()}

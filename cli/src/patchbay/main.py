@@ -10,14 +10,17 @@ from typing import Annotated
 import typer
 
 from contracts.errors import Invalid
+from patchbay import conformance, endpoints, ledger, output, sending, tailing, traces
 from patchbay import demo as demo_story
-from patchbay import endpoints, ledger, output, sending, tailing, traces
 from patchbay.client import Platform
 from patchbay.environment import CliError, load_environment
 from providers import registry
+from providers.conformance import variants
+from providers.provider import Provider
 
 _typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a running Patchbay, and play with it.")
 _typer.add_typer(endpoints.commands, name="endpoints")
+_typer.command()(conformance.conformance)
 _typer.command()(ledger.deliveries)
 _typer.command()(ledger.reverify)
 _typer.command()(ledger.export)
@@ -54,10 +57,19 @@ def providers() -> None:
     rows = []
     for provider in registry.all_providers():
         manifest = provider.manifest
-        scheme = manifest.webhook.signature.scheme if manifest.webhook else "-"
+        inbound = "webhook" if manifest.webhook else manifest.changes.how if manifest.changes else "-"
+        schemes = ", ".join(_schemes(provider)) or "-"
         operations = ", ".join(operation.name for operation in manifest.operations) or "-"
-        rows.append((provider.slug, manifest.name, manifest.tier, scheme, operations))
-    output.console().print(output.table(("slug", "name", "tier", "scheme", "operations"), rows))
+        rows.append((provider.slug, manifest.name, manifest.tier, inbound, schemes, operations))
+    output.console().print(output.table(("slug", "name", "tier", "inbound", "scheme", "operations"), rows))
+
+
+def _schemes(provider: Provider) -> list[str]:
+    """Return the signing schemes of a provider, each once: the endpoint's options choose among several."""
+    if provider.manifest.webhook is None:
+        return []
+    found = [provider.signature(options).scheme for options in variants(provider)]
+    return list(dict.fromkeys(found))
 
 
 @_typer.command()
@@ -67,16 +79,21 @@ def send(
     endpoint_url: Annotated[str, typer.Option(help="the endpoint's URL as the connection shows it")],
     secret: Annotated[str, typer.Option(envvar="PATCHBAY_WEBHOOK_SECRET", help="the sender's half of the secret")],
     fixture: Annotated[str, typer.Option(help="a name from the provider's fixtures/webhooks")],
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an option that the endpoint has")] = None,
     tamper: Annotated[Spoil, typer.Option(help="how to spoil the delivery")] = Spoil.NONE,
-    copies: Annotated[int, typer.Option(min=1, max=1000)] = 1,
+    copies: Annotated[int, typer.Option(min=1, max=100)] = 1,
     fresh: Annotated[str, typer.Option(help="suffix that gives events and entities new ids")] = "",
 ) -> None:
-    """Sign a fixture as PROVIDER would and send it. Ends with 1 unless every copy was answered with 2xx."""
-    order = sending.Order(provider, endpoint_url, secret, fixture, tamper.value, copies, fresh)
-    answers = sending.send(order)
+    """Sign a fixture as PROVIDER would and send it. Ends with 1 unless every copy was answered with 2xx.
+
+    Where receivers have to fetch the vendor's key, the sandbox sends it, since only it can serve that key.
+    """
+    options = conformance.options_of(option or ())
+    order = sending.Order(provider, endpoint_url, secret, fixture, tamper.value, copies, fresh, options)
     out = output.console()
+    answers = sending.send(order)
     for number, (status, latency_ms) in enumerate(answers, start=1):
-        out.print(f"{number}: {status} in {latency_ms:.1f} ms")
+        out.print(f"{number}: {status or 'no answer'} in {latency_ms:.1f} ms")
     if not all(200 <= status < 300 for status, _ in answers):  # noqa: PLR2004 (2xx)
         raise typer.Exit(1)
 

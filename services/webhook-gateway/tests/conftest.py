@@ -171,11 +171,13 @@ class Exchange:
         if self._then == "stall":
             await asyncio.get_running_loop().create_future()
 
-    async def client_disconnect(self) -> None:
-        return
+    async def client_disconnect(self) -> None: ...
 
     def response_empty(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.response_bytes(status, headers, b"")
+
+    def response_stream(self, status: int, headers: list[tuple[str, str]]) -> Any:
+        raise AssertionError(f"the gateway answers at once, not with {status} {headers} and a stream")
 
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         assert not self.status, "one request has one answer"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import secrets as random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from contracts.events.sync import PaymentStatus
 from patchbay.client import Platform
 from providers import registry
+from providers.conformance import fixtures_for, variants
 from providers.fixtures import Fixture, api_cases
 from providers.provider import Provider
 from providers.sdk import KeyPair, PaymentSnapshot
-from sandbox.variants import snapshots_of
+from sandbox.fresh import snapshots_of
 
 REFUND: Final = "payment.refund"
 MESSAGE: Final = "message.send"
@@ -29,6 +31,7 @@ class Actor:
     connection: str
     endpoint: str
     url: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -71,15 +74,17 @@ def plot() -> Plot | None:
 
 def first_fixture(provider: Provider) -> Fixture:
     """Return a provider's first fixture that tells of no dispute, which would start a refund of its own."""
-    for fixture in provider.fixtures():
+    fitting = fixtures_for(provider, _scheme(provider))
+    for fixture in fitting:
         if all(one.status is not PaymentStatus.DISPUTED for one in snapshots_of(provider, fixture)):
             return fixture
-    return provider.fixtures()[0]
+    return fitting[0]
 
 
 def connect(platform: Platform, provider: Provider, tenant: str) -> Actor:
     """Create a connection with fresh secrets and return it; raises `Refusal`."""
-    keys = provider.verifier().generate()
+    options = _options(provider)
+    keys = provider.verifier(options).generate()
     secrets = {
         name: keys.verifying if name == provider.webhook.secret else spec.prefix + random.token_hex(16)
         for name, spec in provider.manifest.secrets.items()
@@ -90,16 +95,22 @@ def connect(platform: Platform, provider: Provider, tenant: str) -> Actor:
         "tenant": tenant,
         "account_ref": account,
         "secrets": secrets,
-        "options": _options(provider),
+        "options": options,
     }
     made: dict[str, Any] = platform.post("SYNC_URL", "/v1/connections", body)
     endpoint = made["endpoints"][0]
-    return Actor(provider, account, keys, made["id"], endpoint["id"], endpoint["url"])
+    return Actor(provider, account, keys, made["id"], endpoint["id"], endpoint["url"], options)
+
+
+def _scheme(provider: Provider) -> dict[str, str]:
+    """Return the options that choose a provider's first scheme; empty where there is but one."""
+    return variants(provider)[0]
 
 
 def _options(provider: Provider) -> dict[str, str]:
-    """Return options with which the provider's operations work: those of its own examples."""
-    return next((dict(case.account.options) for case in api_cases(provider.folder)), {})
+    """Return an endpoint's options: those that choose the scheme, and those of the provider's own examples."""
+    operations = next((dict(case.account.options) for case in api_cases(provider.folder)), {})
+    return {**first_fixture(provider).options, **_scheme(provider), **operations}
 
 
 def _plot_of(provider: Provider) -> Plot | None:

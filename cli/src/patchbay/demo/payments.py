@@ -13,6 +13,7 @@ from patchbay.demo.cast import Actor, Plot
 from patchbay.demo.story import PATIENCE_S, Missing, wait_for
 from patchbay.demo.webhooks import Stage, deliver_accepted
 from patchbay.tailing import Shown, follow
+from sandbox.fresh import freshened, snapshots_of
 
 _SNAPSHOTS: Final = re.compile(
     r"^sync_payment_snapshots_total\{(?P<labels>[^}]*)\} (?P<value>[0-9.e+]+)$", re.MULTILINE
@@ -33,7 +34,8 @@ def pay(stage: Stage, plot: Plot, suffix: str) -> Paid:
     """Deliver a successful payment and wait until it is a canonical one."""
     actor = stage.actors[plot.provider.slug]
     deliver_accepted(stage, actor, plot.paid, suffix=suffix)
-    external_id = plot.payment.external_id + suffix
+    renamed = snapshots_of(plot.provider, freshened(plot.provider, plot.paid, suffix, actor.options))
+    external_id = renamed[0].external_id
     wait_for(
         "canonical payment", f"payment {external_id}", lambda: find_payment(stage, actor, external_id, "succeeded")
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from patchbay.demo.cast import Actor, connect, first_fixture, senders
 from patchbay.demo.story import Missing, Story, wait_for
 from patchbay.output import table
 from providers.fixtures import Fixture
-from sandbox.signing import Tamper, window_s
-from sandbox.variants import fresh_ids
+from providers.signing import Traits
+from sandbox.signing import Tamper, traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ def open_stage(platform: Platform, story: Story, tenant: str) -> Stage:
     """Connect every provider that sends webhooks."""
     story.chapter(f"A business connects its providers (tenant {tenant})")
     actors = {provider.slug: connect(platform, provider, tenant) for provider in senders()}
-    rows = [(actor.slug, actor.provider.webhook.signature.scheme, actor.url) for actor in actors.values()]
+    rows = [(actor.slug, actor.provider.signature(actor.options).scheme, actor.url) for actor in actors.values()]
     story.show(table(("   provider", "signature", "endpoint"), [(f"   {slug}", *rest) for slug, *rest in rows]))
     story.seen("connections", f"{len(actors)} connections, secrets sealed, endpoints published")
     return Stage(platform, story, tenant, actors)
@@ -44,16 +43,15 @@ def deliver(
     suffix: str,
     copies: int = 1,
     tamper: Tamper = "none",
-    changes: Mapping[str, str] | None = None,
 ) -> list[int | None]:
     """Let the sandbox send a fixture with fresh ids; return the status of each copy."""
     order = {
         "provider": actor.slug,
         "url": actor.url,
         "secret": actor.keys.signing,
+        "options": dict(actor.options),
         "fixture": fixture.name,
-        "message_id": f"{fixture.message_id}{suffix}",
-        "changes": {**fresh_ids(actor.provider, fixture, suffix), **(changes or {})},
+        "fresh": suffix,
         "copies": copies,
         "tamper": tamper,
     }
@@ -87,16 +85,24 @@ def speak(stage: Stage) -> None:
         deliver_accepted(stage, actor, fixture, suffix=f"-{stage.tenant}-hello", copies=copies)
         stage.story.say(f"{actor.slug} sends {fixture.name}" + (" (twice)" if copies > 1 else ""))
     stage.story.seen("gateway", f"answered {len(stage.actors)} providers once the broker had their events")
-    liar = next(iter(stage.actors.values()))
-    expected = {("accepted", ""), ("duplicate", ""), ("rejected", "bad_signature")}
-    _refused(stage, liar, "body", "alters a body after it was signed")
-    late = next((actor for actor in stage.actors.values() if window_s(actor.provider) is not None), None)
-    if late is None:
-        stage.story.skip("stale delivery", "no provider signs a time")
+    expected = {("accepted", ""), ("duplicate", "")}
+    covering = [actor for actor in stage.actors.values() if _traits(actor).covers == "body"]
+    stamped = [actor for actor in stage.actors.values() if _traits(actor).stale_after_s is not None]
+    if covering:
+        _refused(stage, covering[0], "body", "alters a body after it was signed")
+        expected.add(("rejected", "bad_signature"))
     else:
-        _refused(stage, late, "stale", "replays a delivery that is too old")
+        stage.story.skip("altered delivery", "no provider signs a body")
+    if stamped:
+        _refused(stage, stamped[0], "stale", "replays a delivery that is too old")
         expected.add(("rejected", "stale_timestamp"))
+    else:
+        stage.story.skip("stale delivery", "no provider signs a time")
     _ledger(stage, expected)
+
+
+def _traits(actor: Actor) -> Traits:
+    return traits_of(actor.provider, actor.options)
 
 
 def _refused(stage: Stage, actor: Actor, tamper: Tamper, told: str) -> None:

@@ -6,18 +6,14 @@ Must never slow critical or standard deliveries; the decision is about bulk alon
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
-
 from chassis.clock import Clock
+from chassis.kafka.backlog import Backlog, backlog_meter
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
+from contracts.errors import Transient
 from contracts.topics import GATEWAY_EVENTS, Lane
 from webhook_gateway.metrics import ADMISSION_LAG
 
@@ -37,14 +33,6 @@ WORTH_TELLING: Final = 0.2
 SMOOTHING: Final = 0.3
 
 Tell = Callable[[float | None, str], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """One measurement of a group: records that wait, and offsets that are committed, over all bulk partitions."""
-
-    waiting: int
-    committed: int
 
 
 class DrainRule:
@@ -109,42 +97,15 @@ class DrainWatch:
         """Measure until cancelled; the last decision stands while the broker is away."""
         while True:
             try:
-                await self._watch()
-            except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("drain_not_measured", error=type(error).__name__)
+                async with backlog_meter(self._bootstrap, GATEWAY_EVENTS[Lane.BULK]) as meter:
+                    while True:
+                        await self._decide(await meter.measure(self._groups))
+                        await self._clock.sleep(MEASURE_S)
+            except Transient as error:
+                log.warning("drain_not_measured", code=error.code)
                 await self._clock.sleep(MEASURE_S)
 
-    async def _watch(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
-        topic = GATEWAY_EVENTS[Lane.BULK]
-        partitions = [TopicPartition(topic.name, index) for index in range(topic.partitions)]
-        await admin.start()
-        try:
-            await consumer.start()
-            try:
-                while True:
-                    async with asyncio.timeout(10 * MEASURE_S):
-                        await self._measure(admin, consumer, partitions)
-                    await self._clock.sleep(MEASURE_S)
-            finally:
-                await consumer.stop()
-        finally:
-            await admin.close()
-
-    async def _measure(
-        self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]
-    ) -> None:
-        ends = await consumer.end_offsets(partitions)
-        begins = await consumer.beginning_offsets(partitions)
-        backlogs: dict[str, Backlog] = {}
-        for group in self._groups:
-            found = await admin.list_consumer_group_offsets(group, partitions=partitions)
-            known = {one: meta.offset for one, meta in found.items() if meta.offset >= 0}
-            # What retention has dropped was never committed, and waits for nobody.
-            committed = {one: max(known.get(one, begins[one]), begins[one]) for one in partitions}
-            waiting = sum(max(0, ends[one] - committed[one]) for one in partitions)
-            backlogs[group] = Backlog(waiting, sum(committed.values()))
+    async def _decide(self, backlogs: Mapping[str, Backlog]) -> None:
         limit = self._rule.decide(self._clock.monotonic(), backlogs)
         gauge(ADMISSION_LAG).set(self._rule.waits_s)
         if worth_telling(self._told, limit):

@@ -78,6 +78,8 @@ class KeyCache:
     ) -> None:
         self._clock = clock
         self._override = override
+        if override:
+            log.warning("vendor_keys_overridden", url=override)
         self._client = client or httpx.AsyncClient(follow_redirects=False, headers={"accept-encoding": "identity"})
         self._deadline_s = deadline_s
         self._roots = roots

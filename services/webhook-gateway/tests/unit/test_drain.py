@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.kafka.backlog import Backlog
 from webhook_gateway.drain import (
     FREE_BELOW_S,
     MEASURE_S,
     SHUT_ABOVE_S,
     SLOW_ABOVE_S,
     SLOW_FACTOR,
-    Backlog,
     DrainRule,
     worth_telling,
 )
