@@ -17,8 +17,8 @@ from contracts.topics import GATEWAY_EVENTS, TOPICS, Lane
 PROVIDER, FIXTURE = "stripe", "charge.succeeded"
 CONNECTIONS = 256
 SMALL_BYTES = 1_200
-ROUNDS = 3
-REQUESTS = 30_000
+ROUNDS = 5
+REQUESTS = 60_000
 WARM_UP = 15_000
 # Where the mixed workload is measured; 43 KB on average, so that few requests are many bytes.
 MIXED_REQUESTS = 6_000

@@ -97,7 +97,7 @@ async def one_receiver() -> AsyncIterator[Receiver]:
             headers.setdefault(name, []).append(value)
         got = InboundRequest(request.method, kept.url, headers, await request.body(), request.url.query)
         kept.got.append(got)
-        await asyncio.sleep(kept.delay_s)
+        await asyncio.sleep(kept.delay_s)  # lint-skip: PB011 the receiver is slow on purpose
         answer = await kept.reply(got) if kept.reply is not None else None
         status = kept.answers.pop(0) if kept.answers else 200
         return answer or Response(kept.body, status, kept.headers, media_type="text/plain")

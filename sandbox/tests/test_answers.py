@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 import httpx
 import pytest
 
+from chassis.testing.harness import until
 from providers import registry
 from providers.conformance import variants
 from providers.manifest import Retries
@@ -40,11 +40,12 @@ async def send(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any
 
 
 async def settled(client: httpx.AsyncClient, delivery: dict[str, Any]) -> dict[str, Any]:
-    deadline = time.monotonic() + 10
-    while delivery["state"] == "retrying" and time.monotonic() < deadline:
-        await asyncio.sleep(0.005)
-        delivery = (await client.get(f"/_control/deliveries/{delivery['id']}")).json()
-    return delivery
+    async def found() -> dict[str, Any] | None:
+        shown: dict[str, Any] = (await client.get(f"/_control/deliveries/{delivery['id']}")).json()
+        return None if shown["state"] == "retrying" else shown
+
+    shown: dict[str, Any] = await until(found, "the vendor gave up or was content", 10)
+    return shown
 
 
 async def test_refused_delivery_is_repeated_until_it_is_taken(client: httpx.AsyncClient, receiver: Any) -> None:

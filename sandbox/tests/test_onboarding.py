@@ -133,9 +133,7 @@ async def test_a_receiver_that_confirms_nothing_is_found_out(client: httpx.Async
     keys = keys_of(provider)
     receiver.reply = receiver_of(provider, keys, client, confirms=False)
     found = await onboard(client, provider, keys, receiver.url)
-    assert [one["problems"] for one in found["items"] if not one["ok"]] == [
-        ["the address to confirm was not visited"]
-    ]
+    assert [one["problems"] for one in found["items"] if not one["ok"]] == [["the address to confirm was not visited"]]
 
 
 async def test_what_the_operator_enters_on_both_sides_is_asked_for(client: httpx.AsyncClient, receiver: Any) -> None:

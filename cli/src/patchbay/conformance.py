@@ -79,13 +79,16 @@ def conformance(
     _print(results, as_json=as_json)
     if any(one.outcome == "failed" for one in results):
         raise typer.Exit(1)
+    if all(one.outcome == "exempt" for one in results):
+        raise CliError("no case could be sent: only the vendor can sign for this endpoint")
 
 
 def in_process(provider: Provider, options: Mapping[str, str] | None = None) -> Iterator[Result]:
     """Run a provider's cases against its own code, under every choice of its scheme; the given options come on top."""
     for choice in variants(provider):
         chosen = {**choice, **(options or {})}
-        label = _label(choice)
+        provider.manifest.resolve_options(chosen)
+        label = _label(chosen)
         for one in cases(provider, chosen):
             if isinstance(one, Exemption):
                 yield Result(provider.slug, label, one.name, "exempt", one.why)
@@ -112,7 +115,8 @@ def live(provider: Provider, target: Target) -> Iterator[Result]:
                 yield Result(provider.slug, label, one.name, "exempt", why)
                 continue
             wrong = _differences(_expected(one, provider), _ask(http, one.request, target.url))
-            yield Result(provider.slug, label, one.name, "failed" if wrong else "passed", ", ".join(wrong))
+            detail = f"{one.name}: {', '.join(wrong)}" if wrong else ""
+            yield Result(provider.slug, label, one.name, "failed" if wrong else "passed", detail)
 
 
 def _not_live(case: Case, known: Mapping[str, str]) -> str:
@@ -197,18 +201,22 @@ def _print(results: Sequence[Result], *, as_json: bool) -> None:
         ]
         out.print(json.dumps(shown, indent=1), markup=False, soft_wrap=True)
         return
-    groups: dict[tuple[str, str], list[Result]] = {}
+    groups: dict[tuple[str, str], Counter[Outcome]] = {}
     for one in results:
-        groups.setdefault((one.provider, one.variant), []).append(one)
-    rows = [
-        (*group, *(sum(one.outcome == name for one in found) for name in ("passed", "exempt", "failed")))
-        for group, found in groups.items()
-    ]
+        groups.setdefault((one.provider, one.variant), Counter())[one.outcome] += 1
+    rows = [(*group, found["passed"], found["exempt"], found["failed"]) for group, found in groups.items()]
     out.print(output.table(("provider", "variant", "passed", "exempt", "failed"), rows))
-    for outcome in ("exempt", "failed"):
-        details = [(one.provider, one.variant, one.case, one.detail) for one in results if one.outcome == outcome]
-        if details:
-            out.print()
-            out.print(output.table(("provider", "variant", outcome, "why"), details))
+    exempt: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for one in (one for one in results if one.outcome == "exempt"):
+        names, slugs = exempt.setdefault(one.detail, ({}, {}))
+        names[one.case] = slugs[one.provider] = None
+    if exempt:
+        out.print()
+        whys = [(why, ", ".join(names), ", ".join(slugs)) for why, (names, slugs) in exempt.items()]
+        out.print(output.table(("exempt because", "cases", "providers"), whys))
+    failed = [(one.provider, one.variant, one.detail) for one in results if one.outcome == "failed"]
+    if failed:
+        out.print()
+        out.print(output.table(("provider", "variant", "failed"), failed))
     out.print()
     out.print(f"{counted['passed']} passed, {counted['exempt']} exempt, {counted['failed']} failed")

@@ -73,7 +73,7 @@ def _schemes(provider: Provider) -> list[str]:
 
 
 @_typer.command()
-def send(
+def send(  # lint-skip: PB007 each is an option of the command line
     provider: str,
     *,
     endpoint_url: Annotated[str, typer.Option(help="the endpoint's URL as the connection shows it")],

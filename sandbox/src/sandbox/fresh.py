@@ -145,19 +145,18 @@ def _ids(provider: Provider, fixture: Fixture, items: Sequence[WebhookItem], opt
     resolved = provider.manifest.resolve_options({**fixture.options, **(options or {})})
     request = Reading(fixture.request({}), webhook.formats, webhook.form_json)
     accounts = {source for choice in webhook.account for source in _parts(choice)}
-    entity_sources = [(source,) for rule in webhook.entities for source in rule.id]
+    choices = [_parts(choice) for choice in webhook.event_id]
+    choices += [(source,) for rule in webhook.entities for source in rule.id]
     found = _Ids()
     for item in items:
         wanted = {item.event_id, item.entity[1] if item.entity else ""} - {""}
         found.texts |= wanted
-        for choice in (*map(_parts, webhook.event_id), *entity_sources):
+        for choice in choices:
             values = {source: _value(source, item, request, resolved) for source in choice}
-            if len(choice) > 1 and ":".join(text or "" for text in values.values()) == item.event_id:
-                likely = [one for one in choice if one not in accounts and _ID_LIKE.search(_filled(one, resolved))]
-                wanted_here = set(likely[-1:])
-            else:
-                wanted_here = {one for one, text in values.items() if text in wanted} if len(choice) == 1 else set()
-            for source in wanted_here:
+            if ":".join(text or "" for text in values.values()) not in wanted:
+                continue
+            likely = [one for one in choice if one not in accounts and _ID_LIKE.search(_filled(one, resolved))]
+            for source in choice if len(choice) == 1 else likely[-1:]:
                 found.texts.add(values[source] or "")
                 found.places.add(_place(_filled(source, resolved), item, webhook.form_json))
     found.texts -= {item.event_type for item in items} | {""}
@@ -202,7 +201,6 @@ def _rename(document: Any, ids: _Ids, suffix: str, below: str = "") -> None:
         value = at(document, place) if place.startswith("/") else None
         if place.startswith(below) and (isinstance(value, str) or type(value) is int):
             put(document, place, _like(value, suffix))
-            ids.texts.discard(_renamed(str(value), suffix))
     for pointer, value in list(_leaves(at(document, below), below)):
         if str(value) in ids.texts and pointer not in ids.places and not _is_short_number(str(value)):
             put(document, pointer, _like(value, suffix))

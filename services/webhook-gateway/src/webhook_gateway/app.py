@@ -26,6 +26,7 @@ from contracts.topics import (
 )
 from webhook_gateway.addresses import networks
 from webhook_gateway.admission import Admission
+from webhook_gateway.claim_keeper import ClaimKeeper
 from webhook_gateway.deadletters import DeadLetterLoop
 from webhook_gateway.dedup import DedupMemory
 from webhook_gateway.drain import DrainWatch
@@ -152,6 +153,7 @@ def _ledger(settings: Settings) -> Service:
         service.add_drain(keys.close)
         reverifier = Reverifier(database, clock, book, keyring=Keyring.load(settings.keyring), gate=Gate(keys))
     claims = ClaimStore(settings.claim_dir)
+    service.add_background("claim keeper", ClaimKeeper(claims, clock, retention_days=settings.retention_days).run)
     desk = AdmissionDesk(database, clock)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, desk.apply))
     drain = DrainWatch(settings.kafka_bootstrap, settings.drain_groups, clock, desk.limit)

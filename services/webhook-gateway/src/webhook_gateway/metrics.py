@@ -54,6 +54,9 @@ BULK_LIMIT = Metric(
 HANDSHAKES = Metric(
     "gateway_handshakes_total", "counter", "Handshakes answered, by their name in the manifest.", ("provider", "name")
 )
+CLAIMS_SWEPT = Metric(
+    "gateway_claims_swept_total", "counter", "Bodies deleted from the claim-check store after their time (ledger role)."
+)
 ADMISSION_LAG = Metric(
     "gateway_consumer_lag_seconds", "gauge", "Estimated time that bulk waits for its slowest consumer (ledger role)."
 )
@@ -90,6 +93,7 @@ METRICS: Final[tuple[Metric, ...]] = (
     LIMITER_OPEN,
     BULK_LIMIT,
     HANDSHAKES,
+    CLAIMS_SWEPT,
     ADMISSION_LAG,
     LEDGER_PARTITIONS,
     LEDGER_PARTITIONS_DROPPED,
