@@ -168,19 +168,51 @@ _LIMITS: Final = {
 }
 
 
+# How far a vector can be trusted, best first: the vendor's own value, its SDK's, or ours by its documented scheme.
+_ORIGINS: Final = ("published", "sdk", "derived", "computed")
+
+
 def providers_page(root: Path) -> str:
-    """Return the page of all providers, read from their manifests."""
+    """Return the page of all providers, read from their manifests and vectors."""
     rows: list[Row] = []
+    verified = 0
     for path in sorted(root.glob("libs/providers/src/providers/*/manifest.toml")):
         manifest = tomllib.loads(path.read_text(encoding="utf-8"))
-        signature = manifest.get("webhook", {}).get("signature", {})
-        slug = manifest.get("slug", path.parent.name)
-        facts = (manifest.get("category", ""), manifest.get("tier", ""), signature.get("scheme", ""))
-        link = (
-            f"[{manifest.get('name', slug)}]({manifest['docs']})" if "docs" in manifest else manifest.get("name", slug)
+        webhook, slug = manifest.get("webhook", {}), manifest.get("slug", path.parent.name)
+        verified += bool(webhook)
+        name = manifest.get("name", slug)
+        link = f"[{name}]({manifest['docs']})" if "docs" in manifest else name
+        scheme = webhook.get("signature", {}).get("scheme", "")
+        handshakes = ", ".join(one.get("name", "") for one in webhook.get("handshakes", []))
+        changes = "" if webhook else manifest.get("changes", {}).get("how", "")
+        facts = (
+            manifest.get("category", ""),
+            manifest.get("tier", ""),
+            scheme,
+            handshakes,
+            _best_vector(path),
+            changes,
         )
         rows.append((_code(slug), link, *facts))
-    return _page("Providers", table(("Slug", "Provider", "Category", "Tier", "Webhook signature"), rows))
+    head = ("Slug", "Provider", "Category", "Tier", "Webhook signature", "Handshakes", "Best test vector", "Changes")
+    told = (
+        f"{verified} of {len(rows)} providers send webhooks that are verified. The best test vector of each is the"
+        " vendor's own (`published`), its SDK's (`sdk`), or made by its documented scheme (`derived`, `computed`). The"
+        " others are asked: the last column says how changes are found.\n\n"
+    )
+    return _page("Providers", told + table(head, rows))
+
+
+def _best_vector(manifest: Path) -> str:
+    path = manifest.parent / "fixtures" / "vectors.toml"
+    if not path.is_file():
+        return ""
+    found = tomllib.loads(path.read_text(encoding="utf-8")).get("vectors", [])
+    found = [one for one in found if one.get("valid") and one.get("origin") in _ORIGINS]
+    if not found:
+        return ""
+    best = min(found, key=lambda one: _ORIGINS.index(one["origin"]))
+    return f"{best['origin']}: {best['source']}".replace("|", "\\|")
 
 
 def codeowners(root: Path) -> str:
