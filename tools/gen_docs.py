@@ -168,7 +168,7 @@ _LIMITS: Final = {
 }
 
 
-# How far a vector can be trusted, best first: the vendor's own value, its SDK's, or ours by its documented scheme.
+# How far a vector can be trusted, best first: the vendor's own value, its SDK's, ours by its documented scheme.
 _ORIGINS: Final = ("published", "sdk", "derived", "computed")
 
 
@@ -212,7 +212,8 @@ def _best_vector(manifest: Path) -> str:
     if not found:
         return ""
     best = min(found, key=lambda one: _ORIGINS.index(one["origin"]))
-    return f"{best['origin']}: {best['source']}".replace("|", "\\|")
+    source = str(best["source"]).removeprefix(f"{best['origin']} ")
+    return f"{best['origin']}: {source}".replace("|", "\\|")
 
 
 def codeowners(root: Path) -> str:

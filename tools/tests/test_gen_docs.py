@@ -65,9 +65,17 @@ def test_providers_come_from_their_manifests(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "manifest.toml").write_text(
         'slug = "acme"\nname = "Acme"\ncategory = "payments"\ntier = "gold"\n'
-        '[webhook]\nsignature = { scheme = "hmac" }\n'
+        '[webhook]\nsignature = { scheme = "hmac" }\n[[webhook.handshakes]]\nname = "echo"\n'
     )
-    assert row(gen_docs.providers_page(tmp_path), "acme") == "| `acme` | Acme | payments | gold | hmac |"
+    (folder / "fixtures").mkdir()
+    (folder / "fixtures" / "vectors.toml").write_text(
+        '[[vectors]]\nvalid = true\norigin = "computed"\nsource = "ours"\n'
+        '[[vectors]]\nvalid = true\norigin = "published"\nsource = "theirs"\n'
+        '[[vectors]]\nvalid = false\norigin = "published"\nsource = "wrong"\n'
+    )
+    page = gen_docs.providers_page(tmp_path)
+    assert row(page, "acme") == "| `acme` | Acme | payments | gold | hmac | echo | published: theirs |  |"
+    assert "1 of 1 providers send webhooks" in page
 
 
 @pytest.mark.usefixtures("fake_modules")
