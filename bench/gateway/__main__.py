@@ -17,6 +17,7 @@ SCENARIOS = {
     "mixed": scenarios.mixed,
     "flood": scenarios.flood,
     "memory": scenarios.memory,
+    "outage": scenarios.outage,
     "mutations": mutations,
 }
 

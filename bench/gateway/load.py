@@ -44,12 +44,12 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What came back: statuses and latencies in seconds by group, and how long the whole run took."""
+    """What came back: statuses and latencies in seconds by group, how long the whole run took, and every answer."""
 
     seconds: float = 0.0
     statuses: dict[str, dict[int, int]] = field(default_factory=dict)
     latencies: dict[str, list[float]] = field(default_factory=dict)
-    answered: list[tuple[int, int]] = field(default_factory=list)
+    answered: list[tuple[int, int, float]] = field(default_factory=list)
 
 
 class Connection(asyncio.Protocol):
@@ -181,8 +181,9 @@ class Run:
         (index, intended), connection.current = connection.current, None
         group = self._plan.requests[index].group
         self._statuses.setdefault(group, Counter())[status] += 1
-        self.outcome.latencies.setdefault(group, []).append(time.perf_counter() - intended)
-        self.outcome.answered.append((index, status))
+        took = time.perf_counter() - intended
+        self.outcome.latencies.setdefault(group, []).append(took)
+        self.outcome.answered.append((index, status, took))
         self._left -= 1
         if not self._left and not self._done.done():
             self._done.set_result(None)
@@ -212,7 +213,7 @@ async def run_in_process(plan: Plan, folder: Path) -> Outcome:
     raw["statuses"] = {
         group: {int(status): count for status, count in counts.items()} for group, counts in raw["statuses"].items()
     }
-    raw["answered"] = [(index, status) for index, status in raw["answered"]]
+    raw["answered"] = [(index, status, took) for index, status, took in raw["answered"]]
     return Outcome(**raw)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import statistics
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ SMALL_BYTES = 1_200
 ROUNDS = 5
 REQUESTS = 60_000
 WARM_UP = 15_000
+OUTAGES_S = (10, 60)
+# The bar for an acknowledgement (gateway.md B4, p99).
+ACK_BAR_S = 0.025
 # Where the mixed workload is measured; 43 KB on average, so that few requests are many bytes.
 MIXED_REQUESTS = 6_000
 
@@ -137,6 +141,43 @@ async def memory() -> None:
             print(f"RSS idle {before / 2**20:,.0f} MiB, peak {peak / 2**20:,.0f} MiB")
             print(f"uploads: {_summary(uploaded)}")
             print(f"critical meanwhile: {_summary(alive)}")
+
+
+async def outage() -> None:
+    """Stop the broker for 10 s and for 60 s under load: how soon senders hear it, and how soon it is over."""
+    with world() as servers:
+        target = await _prepared(servers)
+        async with servers.gateway() as gateway:
+            await _closed_loop(servers, gateway, _small(target, WARM_UP))
+            for seconds in OUTAGES_S:
+                rate_per_s, total_s = 200, seconds + 30
+                plan = Plan(LOOPBACK, gateway.port, 2_000, rate_per_s, _small(target, rate_per_s * total_s))
+                stopping = asyncio.create_task(_stopped(servers, after_s=5, for_s=seconds))
+                outcome = await servers.load(plan)
+                await stopping
+                print(f"broker stopped for {seconds} s: {_summary(outcome)}")
+                print(f"  {_recovery(outcome, rate_per_s, back_at_s=5 + seconds)}")
+
+
+async def _stopped(servers: World, *, after_s: float, for_s: float) -> None:
+    process = servers.kafka.process
+    if process is None:
+        raise RuntimeError("the broker is not running")
+    await asyncio.sleep(after_s)
+    process.ref.signal(signal.SIGSTOP)
+    await asyncio.sleep(for_s)
+    process.ref.signal(signal.SIGCONT)
+
+
+def _recovery(outcome: Outcome, rate_per_s: float, *, back_at_s: float) -> str:
+    """Return the slowest refusal, and when the last late or refused answer was asked for after the broker's return."""
+    refused = [took for _, status, took in outcome.answered if status == 503]
+    late = [index / rate_per_s for index, status, took in outcome.answered if status != 200 or took > ACK_BAR_S]
+    slowest = max(refused, default=0.0)
+    over = max((asked - back_at_s for asked in late), default=0.0)
+    return (
+        f"slowest 503 after {slowest:.2f} s; back to answers in {ACK_BAR_S * 1e3:.0f} ms {max(over, 0):.1f} s after it"
+    )
 
 
 _BARE_TOPIC = GATEWAY_EVENTS[Lane.STANDARD].name

@@ -189,7 +189,7 @@ async def send_until_acknowledged(target: Target, numbers: list[int], folder: Pa
             # The gateway was away when the connections were made.
             await asyncio.sleep(0.5)  # lint-skip: PB011 a provider waits before it sends again
             continue
-        answers = dict(outcome.answered)
+        answers = {index: status for index, status, _ in outcome.answered}
         assert set(answers.values()) <= {200, 503, 0}, set(answers.values())
         numbers = [number for index, number in enumerate(numbers) if answers.get(index) != 200]
         repeats += len(numbers)
