@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -82,9 +83,11 @@ class ClaimStore:
         limit = time.time() - older_than_s
         swept = 0
         for path in self._folder.glob("??/*"):
-            if path.stat().st_mtime < limit:
-                path.unlink(missing_ok=True)
-                swept += 1
+            # Another process may sweep the same folder.
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    swept += 1
         return swept
 
 

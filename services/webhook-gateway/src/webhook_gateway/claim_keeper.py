@@ -16,6 +16,8 @@ SWEEP_INTERVAL_S: Final = 6 * 3600.0
 DAY_S: Final = 86_400.0
 # A delivery is dropped with its day's partition, up to a day after its time; its body must not go before it.
 MARGIN_DAYS: Final = 2
+# Quarantine and dead letters refer to bodies as well, for as long as their topics keep them.
+TOPIC_DAYS: Final = 30
 
 
 class ClaimKeeper:
@@ -24,7 +26,7 @@ class ClaimKeeper:
     def __init__(self, claims: ClaimStore, clock: Clock, *, retention_days: int) -> None:
         self._claims = claims
         self._clock = clock
-        self._older_than_s = (retention_days + MARGIN_DAYS) * DAY_S
+        self._older_than_s = (max(retention_days, TOPIC_DAYS) + MARGIN_DAYS) * DAY_S
 
     async def run(self) -> None:
         """Sweep until cancelled."""

@@ -122,7 +122,8 @@ class Ingest:
     def not_written(self, arrival: Arrival, code: str) -> Answer:
         """Count a delivery that the broker did not take, in time or at all, and return 503."""
         log.warning("delivery_not_written", delivery=arrival.delivery, code=code)
-        bound_counter(DELIVERIES, arrival.endpoint.provider.slug, "unavailable").inc()
+        outcome = code if code == "claim_store_unavailable" else "unavailable"
+        bound_counter(DELIVERIES, arrival.endpoint.provider.slug, outcome).inc()
         return unavailable("the event could not be written; send it again")
 
     async def _refuse(self, arrival: Arrival, refused: Refused) -> Answer:
@@ -134,7 +135,7 @@ class Ingest:
 
     def _sheds(self, endpoint: Endpoint, events: Sequence[Event]) -> bool:
         """Tell whether a delivery of nothing but bulk is over what may come in, and its provider comes back later."""
-        if not events or events[0].lane is not Lane.BULK or endpoint.provider.webhook.throttle != "retry":
+        if not events or events[0].lane is not Lane.BULK or not endpoint.provider.webhook.comes_back:
             return False
         return all(event.lane is Lane.BULK for event in events) and self._ports.admission.sheds(Lane.BULK)
 

@@ -9,8 +9,8 @@ from chassis.telemetry.metrics import Metric
 DELIVERIES = Metric(
     "gateway_deliveries_total",
     "counter",
-    "Webhook requests by provider and outcome: accepted, a rejection reason, unavailable, sender_left or"
-    " unknown_endpoint.",
+    "Webhook requests by provider and outcome: accepted, a rejection reason, unavailable (broker),"
+    " claim_store_unavailable, sender_left, unknown_endpoint, or a lack of ours: no_slot, no_turn, no_room, not_loaded.",
     ("provider", "outcome"),
 )
 ACK_SECONDS = Metric(
@@ -49,7 +49,9 @@ LIMITER_OPEN = Metric(
     "gateway_limiter_open", "gauge", "1 while the fleet cannot be counted and each process allows the whole limit."
 )
 BULK_LIMIT = Metric(
-    "gateway_bulk_limit_per_second", "gauge", "Bulk deliveries per second that this process lets in; +Inf is no limit."
+    "gateway_bulk_limit_per_second",
+    "gauge",
+    "Bulk deliveries per second that all processes let in together.",
 )
 HANDSHAKES = Metric(
     "gateway_handshakes_total", "counter", "Handshakes answered, by their name in the manifest.", ("provider", "name")

@@ -215,9 +215,9 @@ class Hooks:
         if not self._address_allowed(endpoint, scope):
             answer = problem(403, "address_not_allowed", "this address is not on the list")
             raise _Refusal("address_not_allowed", answer)
-        # A provider that punishes refusals is let in whatever its rate; the hard bound is the budget.
+        # A provider that does not come back is let in whatever its rate; the hard bound is the budget.
         wait_s = self._edge.limits.refused_for_s(endpoint)
-        if wait_s > 0 and webhook.throttle == "retry":
+        if wait_s > 0 and webhook.comes_back:
             answer = too_many("rate_limited", "over the endpoint's or tenant's rate", wait_s)
             raise _Refusal("rate_limited", answer)
 

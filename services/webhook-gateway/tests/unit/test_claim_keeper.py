@@ -17,7 +17,7 @@ from webhook_gateway.claim_keeper import DAY_S, MARGIN_DAYS, ClaimKeeper
 
 pytestmark = pytest.mark.asyncio
 
-RETENTION_DAYS = 10
+RETENTION_DAYS = 40
 
 
 async def test_a_body_is_kept_as_long_as_its_delivery_and_then_swept(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ PLAIN = [
     and not p.traits().fetches  # type: ignore[union-attr]
     and p.webhook.event_id[0] == "body:/id"
 ]
-PATIENT = next(p for p in PLAIN if p.webhook.throttle == "retry" and p.webhook.retries is not None)
-PUNISHING = next(p for p in WEBHOOKS if p.webhook.throttle == "punish")
+PATIENT = next(p for p in PLAIN if p.webhook.comes_back)
+PUNISHING = next(p for p in WEBHOOKS if not p.webhook.comes_back)
 CARD = "4242424242424242"
 
 

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.asyncio
 PATIENT = next(
     p
     for p in registry.all_providers()
-    if p.manifest.webhook and p.webhook.throttle == "retry" and not p.webhook.handshakes and not p.webhook.lanes
+    if p.manifest.webhook and p.webhook.comes_back and not p.webhook.handshakes and not p.webhook.lanes
 )
-PUNISHING = next(p for p in registry.all_providers() if p.manifest.webhook and p.webhook.throttle == "punish")
+PUNISHING = next(p for p in registry.all_providers() if p.manifest.webhook and not p.webhook.comes_back)
 
 
 @given(

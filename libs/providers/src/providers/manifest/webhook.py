@@ -157,6 +157,11 @@ class Webhook(Strict):
         return tuple(dict.fromkeys([*self.methods, *(name for one in self.handshakes for name in one.methods)]))
 
     @property
+    def comes_back(self) -> bool:
+        """Tell whether a delivery refused with 429 or 503 is known to be sent again; if not, refusing it loses it."""
+        return self.throttle == "retry" and self.retries is not None and self.retries.horizon_h > 0
+
+    @property
     def pointers(self) -> tuple[str, ...]:
         """Return the pointers to arrays of events."""
         return (self.items_pointer,) if isinstance(self.items_pointer, str) else self.items_pointer
