@@ -10,7 +10,7 @@ DELIVERIES = Metric(
     "gateway_deliveries_total",
     "counter",
     "Webhook requests by provider and outcome: accepted, a rejection reason, unavailable (broker),"
-    " claim_store_unavailable, sender_left, unknown_endpoint, or no_slot, no_turn, no_room, not_loaded: a lack of ours.",
+    " claim_store_unavailable, sender_left, unknown_endpoint, or a lack: no_slot, no_turn, no_room, not_loaded.",
     ("provider", "outcome"),
 )
 ACK_SECONDS = Metric(
