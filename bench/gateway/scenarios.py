@@ -19,7 +19,7 @@ PROVIDER, FIXTURE = "stripe", "charge.succeeded"
 CONNECTIONS = 256
 SMALL_BYTES = 1_200
 ROUNDS = 5
-REQUESTS = 60_000
+REQUESTS = 40_000
 WARM_UP = 15_000
 OUTAGES_S = (10, 60)
 # The bar for an acknowledgement (gateway.md B4, p99).

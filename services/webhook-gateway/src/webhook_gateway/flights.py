@@ -17,8 +17,8 @@ from webhook_gateway.metrics import IN_FLIGHT
 
 # Of slots and bytes, for endpoints that may carry critical events.
 RESERVED_SHARE: Final = 0.25
-# Work that cannot be critical is done by so many at once; the others wait, unread, for a turn that costs the loop next
-# to nothing. Enough to fill the producer's batches, few enough that a critical delivery never queues behind a flood.
+# Work that cannot be critical is done by so many at once; the others wait, read, for a turn that costs the loop next to
+# nothing. Enough to fill the producer's batches, few enough that a critical delivery never queues behind a flood.
 TURNS: Final = 32
 # A deadline passes up to this much late.
 SWEEP_S: Final = 0.05

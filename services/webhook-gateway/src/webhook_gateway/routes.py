@@ -136,7 +136,7 @@ class Hooks:
             _reply(exchange, problem(404, "unknown_endpoint", "no such endpoint"))
             return
         slug = address.endpoint.provider.slug
-        flight = edge.flights.enter(edge.times.publish, critical=address.endpoint.may_be_critical)
+        flight = edge.flights.enter(edge.times.body, critical=address.endpoint.may_be_critical)
         if flight is None:
             bound_counter(DELIVERIES, slug, "no_slot").inc()
             _reply(exchange, unavailable("too many requests are in flight"))
@@ -161,13 +161,14 @@ class Hooks:
         headers = RequestHeaders(scope.headers)
         try:
             self._check_unread(address, scope, received_at)
-            await self._turn(flight)
             body = await self._body(address.endpoint, headers, exchange, flight)
         except _Refusal as refusal:
             arrival = _arrival(address, scope, headers, b"", received_at)
             await edge.rejections.record(arrival, refusal.reason, refusal.answer.status)
             return refusal.answer
+        # Only now: a turn while the body is still on its way would be a slow sender's to hold.
         edge.flights.extend(flight, edge.times.publish)
+        await self._turn(flight)
         arrival = _arrival(address, scope, headers, body, received_at)
         try:
             if address.endpoint.provider.webhook.handshakes:
@@ -188,7 +189,6 @@ class Hooks:
             if not self._edge.flights.landed(flight):
                 raise
             raise _Busy("no_turn", "too many requests are waiting") from None
-        self._edge.flights.extend(flight, self._edge.times.body)
 
     async def _body(self, endpoint: Endpoint, headers: RequestHeaders, exchange: Exchange, flight: Flight) -> bytes:
         """Return the body in time; raises `_Refusal` (`body_too_large`, `slow_body`), `_SenderLeft` and `_Busy`."""

@@ -191,13 +191,22 @@ async def test_turns_are_taken_in_order_and_what_may_be_critical_needs_none() ->
 
 
 async def test_a_wait_for_a_turn_ends_with_503_at_the_publish_timeout(make_bench: Any) -> None:
-    bench = make_bench(publish_timeout_s=0.2, body_timeout_s=5, bounds=Bounds(1000, 4_000_000))
+    bench = make_bench(publish_timeout_s=0.3, body_timeout_s=5, bounds=Bounds(1000, 4_000_000))
     signer = bench.connect(PATIENT, lane=Lane.BULK)
-    stalled = [asyncio.create_task(bench.request(signer.endpoint, [b"{"], [], then="stall")) for _ in range(TURNS)]
+    bench.publisher.stalls = True
+    replies = await asyncio.gather(*(bench.deliver(signer) for _ in range(TURNS + 5)))
+    assert {(reply.status, reply.code) for reply in replies} == {(503, "unavailable")}
+    assert len(bench.flights) == 0
+    bench.publisher.stalls = False
+    assert (await bench.deliver(signer)).status == PATIENT.webhook.success_status
+
+
+async def test_slow_senders_hold_no_turn(make_bench: Any) -> None:
+    bench = make_bench(body_timeout_s=5, bounds=Bounds(1000, 4_000_000))
+    signer = bench.connect(PATIENT, lane=Lane.BULK)
+    stalled = [asyncio.create_task(bench.request(signer.endpoint, [b"{"], [], then="stall")) for _ in range(2 * TURNS)]
     await asyncio.sleep(0)
-    reply = await bench.deliver(signer)
-    assert (reply.status, reply.code) == (503, "unavailable")
+    assert (await bench.deliver(signer)).status == PATIENT.webhook.success_status
     for task in stalled:
         task.cancel()
     await asyncio.gather(*stalled, return_exceptions=True)
-    assert (await bench.deliver(signer)).status == PATIENT.webhook.success_status
