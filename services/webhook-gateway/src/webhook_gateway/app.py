@@ -83,10 +83,11 @@ def _ingest(settings: Settings) -> Service:
     admission = Admission(limits, clock)
     memory, rejections = DedupMemory(redis, clock), Rejections(publisher, clock)
     flights = Flights(Bounds(settings.max_requests, settings.max_held_bytes), clock)
-    handshakes = Handshakes(keys, rejections, publisher, keyring)
+    gate = Gate(keys)
+    handshakes = Handshakes(gate, keys, rejections, publisher, keyring)
     claims = ClaimStore(settings.claim_dir)
     ingest = Ingest(
-        Ports(publisher, critical, Gate(keys), memory, admission, rejections, claims, clock),
+        Ports(publisher, critical, gate, memory, admission, rejections, claims, clock),
         Limits(body=settings.max_body_bytes, inline=settings.inline_body_bytes),
     )
     reader = StateReader(settings.kafka_bootstrap, SYNC_ENDPOINTS, endpoints.apply)

@@ -37,8 +37,10 @@ OFFER_TIMEOUT_S: Final = 1.8
 class Handshakes:
     """Answers handshakes; a delivery of a provider without any costs one attribute look-up."""
 
-    def __init__(self, keys: KeyCache, rejections: Rejections, publisher: Publisher, keyring: Keyring) -> None:
-        self._gate = Gate(keys)
+    def __init__(
+        self, gate: Gate, keys: KeyCache, rejections: Rejections, publisher: Publisher, keyring: Keyring
+    ) -> None:
+        self._gate = gate
         self._keys = keys
         self._rejections = rejections
         self._publisher = publisher

@@ -13,7 +13,7 @@ from chassis.claims import ClaimStore
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import until
 from contracts.errors import Invalid
-from webhook_gateway.claim_keeper import DAY_S, MARGIN_DAYS, ClaimKeeper
+from webhook_gateway.claim_keeper import DAY_S, MARGIN_DAYS, SWEEP_INTERVAL_S, ClaimKeeper
 
 pytestmark = pytest.mark.asyncio
 
@@ -40,10 +40,26 @@ async def test_a_body_is_kept_as_long_as_its_delivery_and_then_swept(tmp_path: P
     keeping.cancel()
 
 
-async def test_a_store_that_cannot_be_read_does_not_end_the_keeper(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    keeping = asyncio.create_task(ClaimKeeper(ClaimStore(blocked), ManualClock(), retention_days=1).run())
-    await asyncio.sleep(0)
+class BrokenOnce(ClaimStore):
+    """A store whose disk fails at the first sweep."""
+
+    sweeps = 0
+
+    async def sweep(self, older_than_s: float) -> int:
+        self.sweeps += 1
+        if self.sweeps == 1:
+            raise OSError("the disk is away")
+        return await super().sweep(older_than_s)
+
+
+async def test_a_store_that_cannot_be_read_is_swept_at_the_next_round(tmp_path: Path) -> None:
+    store, clock = BrokenOnce(tmp_path), ManualClock()
+    keeping = asyncio.create_task(ClaimKeeper(store, clock, retention_days=1).run())
+
+    async def swept_again() -> bool:
+        clock.advance(SWEEP_INTERVAL_S)
+        return store.sweeps > 1
+
+    await until(swept_again, "the sweep after the failed one")
     assert not keeping.done()
     keeping.cancel()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from chassis.db.connection import Connection
 from contracts.ids import uuid7
+from webhook_gateway.repository.pages import Listing, newest
 
 Kind = Literal["silence", "drift", "conflict", "rejections", "dead_letter"]
 KINDS: Final = ("silence", "drift", "conflict", "rejections", "dead_letter")
@@ -80,18 +81,7 @@ async def listed(
     connection: Connection, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return up to `limit` issues, newest first, that match and stand behind `after` (opened_at, id)."""
-    values: list[Any] = list(filters.values())
-    conditions = [f"{name} = ${place}" for place, name in enumerate(filters, start=1)]
-    if after is not None:
-        values += after
-        conditions.append(f"(opened_at, id) < (${len(values) - 1}::text::timestamptz, ${len(values)}::text::uuid)")
-    values.append(limit)
-    rows = await connection.fetch(
-        f"""SELECT {_SHOWN} FROM issues WHERE {" AND ".join(conditions) or "true"}
-            ORDER BY opened_at DESC, id DESC LIMIT ${len(values)}""",  # noqa: S608 (names, never values)
-        *values,
-    )
-    return [dict(row) for row in rows]
+    return await newest(connection, Listing("issues", _SHOWN, "opened_at"), filters, after, limit)
 
 
 async def unresolved(connection: Connection, kind: Kind) -> dict[str, datetime]:

@@ -12,6 +12,7 @@ from chassis.db.connection import Connection
 from contracts.topics import GATEWAY_EVENTS, GATEWAY_QUARANTINE
 from webhook_gateway.models import ReplayJob
 from webhook_gateway.repository.deliveries import EVERYTHING
+from webhook_gateway.repository.pages import Listing, newest
 from webhook_gateway.selection import DeliveryFilter
 
 # Choosing a million deliveries takes some seconds; the pool's 15 s are for single requests.
@@ -179,18 +180,7 @@ async def listed(
     connection: Connection, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[dict[str, Any]]:
     """Return up to `limit` jobs, newest first, that match and stand behind `after` (created_at, id)."""
-    values: list[Any] = list(filters.values())
-    conditions = [f"{name} = ${place}" for place, name in enumerate(filters, start=1)]
-    if after is not None:
-        values += after
-        conditions.append(f"(created_at, id) < (${len(values) - 1}::text::timestamptz, ${len(values)}::text::uuid)")
-    values.append(limit)
-    rows = await connection.fetch(
-        f"""SELECT {_JOB_NAMES} FROM replay_jobs WHERE {" AND ".join(conditions) or "true"}
-            ORDER BY created_at DESC, id DESC LIMIT ${len(values)}""",  # noqa: S608 (names, never values)
-        *values,
-    )
-    return [dict(row) for row in rows]
+    return await newest(connection, Listing("replay_jobs", _JOB_NAMES, "created_at"), filters, after, limit)
 
 
 async def jobs_of(connection: Connection, delivery: UUID) -> list[dict[str, Any]]:
