@@ -264,9 +264,7 @@ class Bench:
         self.claims = ClaimStore(self.folder)
         self.loaded = asyncio.Event()
         self.loaded.set()
-        ports = Ports(
-            publisher, publisher, Gate(keys), memory, self.admission, self.rejections, self.claims, self.clock
-        )
+        ports = Ports(publisher, publisher, gate, memory, self.admission, self.rejections, self.claims, self.clock)
         edge = Edge(
             endpoints=self.endpoints,
             loaded=self.loaded,
