@@ -6,10 +6,10 @@ from typing import Final
 
 from contracts.events.base import Event
 from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated, EndpointCodeOffered
-from contracts.events.health import RouteChanged
+from contracts.events.health import QuotaPolicy, RouteChanged
 from contracts.events.orchestrator import RefundPayment, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
-from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged
+from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged, QuotaUsage
 from contracts.events.verification import AttestationChanged
 
 # `delivery.accepted.v1` is absent: its value is the provider's own body, its contract is DeliveryAttributes.
@@ -25,6 +25,8 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
         CallsObserved,
         CommandAnswered,
         RouteChanged,
+        QuotaPolicy,
+        QuotaUsage,
         RefundPayment,
         SendMessage,
         SagaAdvanced,

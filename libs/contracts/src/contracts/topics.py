@@ -163,6 +163,23 @@ HEALTH_ROUTES: Final = Topic(
     compacted=True,
     retries=False,
 )
+HEALTH_QUOTAS: Final = Topic(
+    name="health.quotas.v1",
+    key="provider + bucket",
+    types=("quota.policy.v1",),
+    writer="health-monitor",
+    readers=("sync-worker",),
+    compacted=True,
+    retries=False,
+)
+SYNC_QUOTA_USAGE: Final = Topic(
+    name="sync.quota-usage.v1",
+    key="provider + bucket",
+    types=("quota.usage.v1",),
+    writer="sync-worker",
+    readers=("health-monitor",),
+    retention_ms=DAY_MS,
+)
 ORCHESTRATOR_COMMANDS: Final = {lane: _commands(lane) for lane in Lane}
 ORCHESTRATOR_SAGA_EVENTS: Final = Topic(
     name="orchestrator.saga-events.v1",
@@ -202,6 +219,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
     SYNC_CALLS,
     SYNC_RESULTS,
     HEALTH_ROUTES,
+    HEALTH_QUOTAS,
+    SYNC_QUOTA_USAGE,
     *ORCHESTRATOR_COMMANDS.values(),
     ORCHESTRATOR_SAGA_EVENTS,
     VERIFICATION_ATTESTATIONS,

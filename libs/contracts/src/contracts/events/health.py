@@ -1,13 +1,17 @@
-"""What the health monitor says about routes to providers."""
+"""What the health monitor says about routes to providers and about the quotas that calls share."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from contracts.events.base import Event, Instant, Slug
+
+# Who waits for whom at a provider's limit: critical work first, bulk last (sync-worker.md §4.1).
+CallClass = Literal["critical", "interactive", "bulk", "probe"]
+RESERVES: Final[dict[CallClass, float]] = {"critical": 0.0, "interactive": 0.2, "bulk": 0.5, "probe": 0.2}
 
 
 class RouteState(StrEnum):
@@ -15,15 +19,21 @@ class RouteState(StrEnum):
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
+    SUSPECT = "suspect"
     DEGRADED = "degraded"
     DOWN = "down"
     RECOVERING = "recovering"
+    MAINTENANCE = "maintenance"
+    FORCED_UP = "forced_up"
+    FORCED_DOWN = "forced_down"
 
 
 class RouteChanged(Event):
     """A route as every reader must follow it; a reader drops a record whose epoch is not greater than its own.
 
-    `epoch` is (owner generation, counter), compared lexicographically.
+    `epoch` is (owner generation, counter), compared lexicographically. `share` is this provider's; `order` are the
+    capability's providers, the preferred one first, and `shares` what each of them may take now (percent): where a new
+    call goes that may go anywhere. `probe` says how eagerly workers probe: 0.2, 3 or 1 times a second.
     """
 
     TYPE: ClassVar[str] = "route.changed.v1"
@@ -33,5 +43,47 @@ class RouteChanged(Event):
     epoch: tuple[int, int]
     state: RouteState
     share: int = Field(ge=0, le=100, description="percentage of calls that may take this route")
+    order: tuple[Slug, ...] = ()
+    shares: dict[Slug, int] = Field(default_factory=dict)
+    probe: Literal["idle", "burst", "canary"] = "idle"
+    # The first step of a return carries only what may be repeated safely.
+    idempotent_only: bool = False
     reason: str
+    decided_at: Instant
+
+
+class QuotaWindow(Event):
+    """At most `limit` units of cost in `seconds`.
+
+    `gcra` spreads them evenly after a burst, `fixed` counts from window start to window start as the provider does,
+    `concurrent` bounds calls in flight and ignores `seconds`.
+    """
+
+    TYPE: ClassVar[str] = "quota.window.v1"
+
+    limit: float = Field(gt=0)
+    seconds: float = Field(gt=0)
+    burst: float = Field(default=1, ge=1, description="units that may be used at once; for `gcra` only")
+    shape: Literal["gcra", "fixed", "concurrent"] = "gcra"
+
+
+class QuotaPolicy(Event):
+    """What workers may spend of one bucket; key `<provider>:<bucket>`.
+
+    `bucket` is a place on the path provider → app → account → endpoint class → address: `app`, `account`,
+    `endpoint:<class>` or `address`; the worker fills in whose. `reserves` is the part of the burst that a class must
+    leave alone. `trim` is the part of its rate that a class loses while a forecast says that the quota will not last:
+    0 nothing, 1 all of it. `source` says why we believe the limit.
+    """
+
+    TYPE: ClassVar[str] = "quota.policy.v1"
+
+    provider: Slug
+    bucket: str = Field(pattern=r"^(app|account|address|endpoint:[a-z0-9_.-]+)$")
+    windows: tuple[QuotaWindow, ...] = Field(min_length=1)
+    reserves: dict[CallClass, float] = Field(default_factory=lambda: dict(RESERVES))
+    trim: dict[CallClass, float] = Field(default_factory=dict)
+    source: Literal["published", "configured", "learned"] = "published"
+    reason: str = ""
+    version: int = Field(ge=1)
     decided_at: Instant

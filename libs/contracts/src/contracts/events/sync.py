@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field, JsonValue
 
 from contracts.events.base import Currency, Event, Instant, Slug
+from contracts.events.health import CallClass
 from contracts.topics import Lane
 
 
@@ -164,7 +165,12 @@ Outcome = Literal["success", "client_error", "server_error", "timeout", "connect
 
 
 class CallRun(Event):
-    """`count` consecutive calls with the same outcome, in order, of one operation by one tenant's credential."""
+    """`count` consecutive calls with the same outcome, in order, of one operation by one tenant's credential.
+
+    `slow` calls took more than two seconds. `kind` is `final` for calls that ended; `provisional` for calls in flight
+    that are older than usual and count as failed; `retracted` takes back as many provisional ones, because they
+    succeeded after all.
+    """
 
     TYPE: ClassVar[str] = "calls.run.v1"
 
@@ -174,8 +180,20 @@ class CallRun(Event):
     tenant: Slug
     credential: str
     probe: bool = False
+    slow: bool = False
+    kind: Literal["final", "provisional", "retracted"] = "final"
     latency_ms_sum: float = Field(ge=0)
     latency_ms_max: float = Field(ge=0)
+
+
+class ApiVersionSeen(Event):
+    """What answers said about the API version: the version itself, and the headers of RFC 9745 and RFC 8594."""
+
+    TYPE: ClassVar[str] = "calls.version.v1"
+
+    version: str = ""
+    deprecation: str = ""
+    sunset: str = ""
 
 
 class CallsObserved(Event):
@@ -188,7 +206,32 @@ class CallsObserved(Event):
     capability: str
     route_epoch: tuple[int, int] = (0, 0)
     observed_at: Instant
+    in_flight: int = Field(default=0, ge=0)
+    versions: tuple[ApiVersionSeen, ...] = ()
     runs: tuple[CallRun, ...]
+
+
+class QuotaUsage(Event):
+    """What one worker spent and learned of one bucket since its last report; key `<provider>:<bucket>`.
+
+    `used` is cost by class; `throttled` counts 429s. `seen_limit`, `seen_remaining` and `seen_reset_at` are what the
+    provider's headers said last, absent where it says nothing; `estimate` is the rate (per second) to which 429s have
+    taught the workers to slow down.
+    """
+
+    TYPE: ClassVar[str] = "quota.usage.v1"
+
+    provider: Slug
+    bucket: str
+    worker: str
+    used: dict[CallClass, float]
+    throttled: int = Field(default=0, ge=0)
+    seen_limit: float | None = None
+    seen_remaining: float | None = None
+    seen_reset_at: Instant | None = None
+    estimate: float | None = None
+    since: Instant
+    until: Instant
 
 
 class AnswerStatus(StrEnum):
