@@ -35,19 +35,19 @@ from providers.manifest import Manifest
 from providers.provider import Provider
 from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, PaymentSnapshot
 from sync_worker import payments as rule
-from sync_worker.effects import EffectDesk
-from sync_worker.endpoint_routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
-from sync_worker.endpoint_settings import Limits
-from sync_worker.endpoints import Endpoints
-from sync_worker.executor import Executor
+from sync_worker.connections.vault import Vault
+from sync_worker.effects.desk import EffectDesk
+from sync_worker.effects.executor import Executor
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.offered_codes import OfferedCodes
+from sync_worker.endpoints.routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
+from sync_worker.endpoints.configuration import Limits
+from sync_worker.endpoints.tenant_tree import TenantTree
 from sync_worker.models import Connection, Effect
-from sync_worker.offered_codes import OfferedCodes
-from sync_worker.outbound import CallPlan, CallResult
+from sync_worker.outbound.client import CallPlan, CallResult
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.repository import connections, effects, payments
 from sync_worker.routes import Api, routes
-from sync_worker.routing import RouteTable
-from sync_worker.tenant_tree import TenantTree
-from sync_worker.vault import Vault
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TENANT = "t1"

@@ -11,23 +11,23 @@ from chassis.kafka.state import StateReader
 from chassis.sealing import Keyring
 from chassis.service import Service
 from contracts.topics import GATEWAY_CODES, GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
-from sync_worker.calls import CallReporter
-from sync_worker.effects import EffectDesk
-from sync_worker.endpoint_routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
-from sync_worker.endpoint_settings import Limits
-from sync_worker.endpoints import Endpoints
-from sync_worker.executor import Executor
+from sync_worker.connections.vault import Vault
+from sync_worker.effects.desk import EffectDesk
+from sync_worker.effects.executor import Executor
+from sync_worker.endpoints.configuration import Limits
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.key_watch import KeyWatch
+from sync_worker.endpoints.offered_codes import OfferedCodes
+from sync_worker.endpoints.republish import Republisher
+from sync_worker.endpoints.routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
+from sync_worker.endpoints.tenant_tree import TenantTree
 from sync_worker.handlers import Handlers
-from sync_worker.key_watch import KeyWatch
-from sync_worker.offered_codes import OfferedCodes
-from sync_worker.outbound import ProviderClient
-from sync_worker.probes import Prober
-from sync_worker.republish import Republisher
+from sync_worker.outbound.client import ProviderClient
+from sync_worker.outbound.probes import Prober
+from sync_worker.outbound.reports import CallReporter
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.routes import Api, routes
-from sync_worker.routing import RouteTable
 from sync_worker.settings import Settings
-from sync_worker.tenant_tree import TenantTree
-from sync_worker.vault import Vault
 
 NAME = "sync-worker"
 

@@ -23,9 +23,9 @@ from contracts.topics import SYNC_CHANGES
 from providers import registry
 from providers.sdk import PaymentSnapshot
 from sync_worker import payments
-from sync_worker.commands import decode_command
-from sync_worker.effects import EffectDesk
-from sync_worker.key_watch import KeyUses
+from sync_worker.effects.commands import decode_command
+from sync_worker.effects.desk import EffectDesk
+from sync_worker.endpoints.key_watch import KeyUses
 from sync_worker.metrics import PAYMENTS
 from sync_worker.models import Payment
 from sync_worker.repository import payments as payments_table

@@ -24,12 +24,12 @@ from contracts.topics import SYNC_ENDPOINTS, Lane
 from providers import registry
 from providers.provider import Provider
 from sync_worker.audit import Audit
-from sync_worker.endpoint_settings import EndpointSettings
-from sync_worker.endpoints import Endpoints
+from sync_worker.connections.vault import Vault
+from sync_worker.endpoints.configuration import EndpointSettings
+from sync_worker.endpoints.desk import Endpoints
 from sync_worker.models import Connection
 from sync_worker.repository import connections, effects, endpoints, payments, tenants
 from sync_worker.repository.endpoints import Stored
-from sync_worker.vault import Vault
 
 
 class NewConnection(BaseModel):

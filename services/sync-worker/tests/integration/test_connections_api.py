@@ -22,7 +22,7 @@ from contracts.events.sync import EndpointConfigured, endpoint_secret_place
 from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS
 from providers import registry
 from providers.provider import Provider
-from sync_worker.vault import Vault
+from sync_worker.connections.vault import Vault
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 

@@ -25,10 +25,10 @@ from contracts.events.health import RouteState
 from contracts.events.sync import PaymentChanged
 from contracts.ids import entity_id
 from contracts.topics import SYNC_CHANGES
-from sync_worker.effects import EffectDesk
+from sync_worker.effects.desk import EffectDesk
 from sync_worker.handlers import Handlers
-from sync_worker.probes import Prober
-from sync_worker.routing import RouteTable
+from sync_worker.outbound.probes import Prober
+from sync_worker.outbound.route_table import RouteTable
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 

@@ -10,7 +10,7 @@ import pytest
 
 from chassis.testing.harness import rows, until
 from contracts.events.health import RouteState
-from sync_worker.outbound import CallResult
+from sync_worker.outbound.client import CallResult
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 

@@ -22,10 +22,10 @@ from contracts.codec import encode
 from contracts.envelope import Envelope
 from contracts.events.gateway import EndpointCodeOffered, endpoint_code_place
 from contracts.events.sync import endpoint_secret_place
-from sync_worker.endpoint_routes import EndpointApi, endpoint_routes
-from sync_worker.endpoints import Endpoints
-from sync_worker.offered_codes import OfferedCodes
-from sync_worker.republish import Republisher
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.offered_codes import OfferedCodes
+from sync_worker.endpoints.republish import Republisher
+from sync_worker.endpoints.routes import EndpointApi, endpoint_routes
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration, pytest.mark.usefixtures("fakes")]
 

@@ -21,16 +21,16 @@ from contracts.envelope import Envelope
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.events.platform import AuditRecorded
 from contracts.topics import PLATFORM_AUDIT
-from sync_worker.effects import EffectDesk
-from sync_worker.endpoint_settings import EndpointSettings
-from sync_worker.endpoints import Endpoints
+from sync_worker.effects.desk import EffectDesk
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.key_watch import KeyWatch
+from sync_worker.endpoints.republish import Republisher
+from sync_worker.endpoints.configuration import EndpointSettings
 from sync_worker.handlers import Handlers
-from sync_worker.key_watch import KeyWatch
 from sync_worker.metrics import KEYS_EXPIRING_IN_USE
 from sync_worker.models import Connection
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.repository import connections, endpoints
-from sync_worker.republish import Republisher
-from sync_worker.routing import RouteTable
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -196,7 +196,7 @@ async def test_one_record_that_cannot_be_made_does_not_stop_the_others(
         await connection.execute("UPDATE endpoints SET republish_at = $1", clock.now())
         unpublished = {"allowed_ips": "provider"}  # the manifest has no ranges (any more)
         await connection.execute("UPDATE endpoints SET settings = $2 WHERE id = $1", made[0], unpublished)
-    monkeypatch.setattr("sync_worker.republish.BATCH", 2)
+    monkeypatch.setattr("sync_worker.endpoints.republish.BATCH", 2)
     republisher = Republisher(desk.database, acts, clock)
     assert [await republisher.publish_batch() for _ in range(2)] == [2, 0]
     due = await rows(desk.database.dsn, "SELECT id FROM endpoints WHERE republish_at > $1", clock.now())

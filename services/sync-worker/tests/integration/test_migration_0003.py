@@ -21,8 +21,8 @@ from chassis.testing.postgres import PostgresAdmin
 from contracts.codec import decode
 from contracts.events.sync import EndpointConfigured, endpoint_secret_place
 from contracts.topics import SYNC_ENDPOINTS
-from sync_worker.endpoints import Endpoints
-from sync_worker.vault import Vault
+from sync_worker.connections.vault import Vault
+from sync_worker.endpoints.desk import Endpoints
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 

@@ -10,8 +10,8 @@ import pytest
 from chassis.db.database import Database
 from chassis.testing.clock import ManualClock
 from contracts.events.sync import RateLimit
-from sync_worker.endpoints import Endpoints
-from sync_worker.republish import Republisher
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.republish import Republisher
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration, pytest.mark.usefixtures("fakes")]
 
@@ -89,7 +89,7 @@ async def test_deliveries_are_routed_downwards_only(api: httpx.AsyncClient, plat
 async def test_a_tenants_limit_reaches_all_of_its_endpoints_in_batches(
     api: httpx.AsyncClient, platform: Any, republisher: Republisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sync_worker.republish.BATCH", 2)
+    monkeypatch.setattr("sync_worker.endpoints.republish.BATCH", 2)
     mine = [(await platform.connect("w", "t1", f"a{number}"))[1] for number in range(3)]
     _, foreign = await platform.connect("w", "t2")
     await put(api, "t1", limits={"deliveries_per_s": 2.5, "burst": 7})

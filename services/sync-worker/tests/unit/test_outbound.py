@@ -21,10 +21,10 @@ from contracts.events.health import RouteChanged, RouteState
 from contracts.events.sync import CallsObserved
 from contracts.topics import Topic
 from providers.sdk import HttpRequest
-from sync_worker import outbound
-from sync_worker.calls import Call, CallReporter
-from sync_worker.outbound import CallPlan, CallResult, ProviderClient
-from sync_worker.routing import RouteTable
+from sync_worker.outbound import client as outbound
+from sync_worker.outbound.client import CallPlan, CallResult, ProviderClient
+from sync_worker.outbound.reports import Call, CallReporter
+from sync_worker.outbound.route_table import RouteTable
 
 pytestmark = pytest.mark.asyncio
 
@@ -242,7 +242,7 @@ async def test_a_call_to_somebody_new_during_a_flush_is_reported_next() -> None:
 
 
 async def test_the_first_failure_leaves_at_once_and_a_lost_report_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sync_worker.calls.FLUSH_INTERVAL_S", 3600)
+    monkeypatch.setattr("sync_worker.outbound.reports.FLUSH_INTERVAL_S", 3600)
     publisher = RecordingPublisher()
     report = reporter(publisher)
     task = asyncio.create_task(report.run())

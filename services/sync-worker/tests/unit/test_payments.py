@@ -13,7 +13,7 @@ from contracts.codec import decode, encode
 from contracts.events.orchestrator import RefundPayment, SendMessage
 from contracts.events.sync import PaymentChanged, PaymentStatus
 from providers.sdk import PaymentSnapshot
-from sync_worker.commands import request_hash
+from sync_worker.effects.commands import request_hash
 from sync_worker.models import Payment
 from sync_worker.payments import Seen, changed_event, merge
 

@@ -15,9 +15,9 @@ from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
 from contracts.events.gateway import DeliveryAttributes
 from sync_worker.audit import SERVICE, Audit
+from sync_worker.endpoints.republish import passes
 from sync_worker.metrics import KEYS_EXPIRING_IN_USE
 from sync_worker.repository import endpoints
-from sync_worker.republish import passes
 
 log = logger(__name__)
 

@@ -19,8 +19,8 @@ from chassis.telemetry.metrics import counter, gauge, histogram
 from contracts.events.sync import Outcome
 from providers.provider import Provider
 from providers.sdk import HttpRequest, HttpResponse
-from sync_worker.calls import Call, CallReporter
 from sync_worker.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
+from sync_worker.outbound.reports import Call, CallReporter
 
 CONNECT_TIMEOUT_S: Final = 2.0
 # A full pool is our own congestion and no evidence against the provider (sync-worker.md §4.1).

@@ -22,14 +22,14 @@ from chassis.http.idempotency import write_once
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import Problem, body_of, invalid, json_response, not_found, path_uuid, query_of
 from contracts.errors import Invalid
-from sync_worker import endpoint_settings
 from sync_worker.audit import Audit
-from sync_worker.endpoint_settings import EndpointSettings, NewEndpoint
-from sync_worker.endpoints import Endpoints
-from sync_worker.offered_codes import OfferedCodes
+from sync_worker.endpoints import configuration
+from sync_worker.endpoints.configuration import EndpointSettings, NewEndpoint
+from sync_worker.endpoints.desk import Endpoints
+from sync_worker.endpoints.offered_codes import OfferedCodes
+from sync_worker.endpoints.tenant_tree import TenantBody, TenantTree
 from sync_worker.repository import connections, endpoints, tenants
 from sync_worker.repository.endpoints import Stored
-from sync_worker.tenant_tree import TenantBody, TenantTree
 
 # The overlap that Svix Ingest uses for URL tokens too (gateway.md F1): a day for every sender to follow.
 OVERLAP_H: Final = 24.0
@@ -242,7 +242,7 @@ class EndpointApi:
             ],
             "keys": keys,
             "tenant_limits": stored.tenant_limits,
-        } | endpoint_settings.shown(endpoint.settings)
+        } | configuration.shown(endpoint.settings)
 
 
 class TenantQuery(PageQuery):

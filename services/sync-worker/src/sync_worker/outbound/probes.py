@@ -13,11 +13,11 @@ from contracts.errors import PatchbayError
 from providers import registry
 from providers.provider import Provider
 from providers.sdk import HttpRequest
+from sync_worker.connections.vault import Vault
 from sync_worker.models import Connection
-from sync_worker.outbound import CallPlan, ProviderClient
+from sync_worker.outbound.client import CallPlan, ProviderClient
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.repository import connections
-from sync_worker.routing import RouteTable
-from sync_worker.vault import Vault
 
 log = logger(__name__)
 

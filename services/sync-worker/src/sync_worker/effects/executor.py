@@ -26,13 +26,13 @@ from providers import registry
 from providers.manifest import OperationSpec
 from providers.provider import Provider
 from providers.sdk import Declined, HttpRequest, HttpResponse, Operation
-from sync_worker.commands import MESSAGE, to_operation
-from sync_worker.effects import EffectDesk, Verdict
+from sync_worker.connections.vault import Vault
+from sync_worker.effects.commands import MESSAGE, to_operation
+from sync_worker.effects.desk import EffectDesk, Verdict
 from sync_worker.models import Effect
-from sync_worker.outbound import CallPlan, CallResult, ProviderClient
+from sync_worker.outbound.client import CallPlan, CallResult, ProviderClient
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.repository import effects, payments
-from sync_worker.routing import RouteTable
-from sync_worker.vault import Vault
 
 log = logger(__name__)
 

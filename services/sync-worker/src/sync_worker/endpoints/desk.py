@@ -29,13 +29,13 @@ from contracts.events.sync import (
 from contracts.topics import SYNC_ENDPOINTS, Lane
 from providers import registry
 from providers.provider import Provider
-from sync_worker import endpoint_settings
 from sync_worker.audit import SERVICE, Audit
-from sync_worker.endpoint_settings import PROVIDER_RANGES, EndpointSettings, Limits
+from sync_worker.connections.vault import Vault
+from sync_worker.endpoints import configuration
+from sync_worker.endpoints.configuration import PROVIDER_RANGES, EndpointSettings, Limits
 from sync_worker.models import Connection, Endpoint, EndpointAddress, EndpointKey
 from sync_worker.repository import endpoints, tenants
 from sync_worker.repository.endpoints import Stored
-from sync_worker.vault import Vault
 
 # 128 random bits in the URL: an endpoint cannot be guessed, and its provider's signature still has to verify.
 TOKEN_BYTES: Final = 16
@@ -206,7 +206,7 @@ class Endpoints:
 
     async def _apply(self, uow: UnitOfWork, stored: Stored, settings: EndpointSettings) -> None:
         provider = registry.get(stored.provider)
-        endpoint_settings.check(settings, provider, stored.options, self.limits)
+        configuration.check(settings, provider, stored.options, self.limits)
         if settings.tenant_routes is not None:
             below = await tenants.subtree(uow.connection, stored.tenant)
             for account, tenant in settings.tenant_routes.accounts.items():
@@ -267,7 +267,7 @@ class Endpoints:
     def _configured(self, stored: Stored) -> EndpointConfigured:
         """Return the record; raises `Invalid` when the provider or its published addresses are gone."""
         endpoint, limits = stored.endpoint, stored.tenant_limits
-        settings = endpoint_settings.shown(endpoint.settings)
+        settings = configuration.shown(endpoint.settings)
         if settings["allowed_ips"] == PROVIDER_RANGES:
             settings["allowed_ips"] = registry.get(stored.provider).webhook.ip_ranges
             if not settings["allowed_ips"]:

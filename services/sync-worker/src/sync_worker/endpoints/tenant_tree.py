@@ -15,8 +15,8 @@ from contracts.errors import Invalid, Terminal
 from contracts.events.base import Slug
 from contracts.events.sync import RateLimit
 from sync_worker.audit import Audit
-from sync_worker.endpoint_settings import Limits, check_rate
-from sync_worker.endpoints import Endpoints
+from sync_worker.endpoints.configuration import Limits, check_rate
+from sync_worker.endpoints.desk import Endpoints
 from sync_worker.models import Tenant
 from sync_worker.repository import endpoints, tenants
 

@@ -15,7 +15,7 @@ from chassis.db.database import Database
 from chassis.sealing import SealError
 from chassis.telemetry.logs import logger
 from contracts.errors import PatchbayError
-from sync_worker.endpoints import Endpoints
+from sync_worker.endpoints.desk import Endpoints
 from sync_worker.repository import endpoints
 
 log = logger(__name__)

@@ -21,7 +21,7 @@ from contracts.events.sync import CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
 from contracts.topics import SYNC_CALLS
 from sync_worker.metrics import CALLS_UNREPORTED
-from sync_worker.routing import RouteTable
+from sync_worker.outbound.route_table import RouteTable
 
 FLUSH_INTERVAL_S: Final = 0.1
 SOURCE: Final = "patchbay/sync-worker"

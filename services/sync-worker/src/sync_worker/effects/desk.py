@@ -22,13 +22,13 @@ from contracts.events.sync import AnswerStatus, CommandAnswered
 from contracts.ids import effect_key
 from contracts.topics import SYNC_RESULTS
 from providers import registry
-from sync_worker.commands import operation_name, request_hash
+from sync_worker.effects.commands import operation_name, request_hash
 from sync_worker.metrics import EFFECTS
 from sync_worker.models import Connection as ProviderConnection
 from sync_worker.models import Effect, Payment
+from sync_worker.outbound.route_table import RouteTable
 from sync_worker.payments import contact_place
 from sync_worker.repository import connections, effects, payments
-from sync_worker.routing import RouteTable
 
 # States that no further attempt changes; the stored answer is given again.
 _FINAL: Final = {

@@ -13,7 +13,7 @@ from contracts.errors import Invalid
 from contracts.events.sync import EndpointConfigured
 from contracts.topics import Lane
 from providers.provider import Provider
-from sync_worker.endpoint_settings import EndpointSettings, check, shown
+from sync_worker.endpoints.configuration import EndpointSettings, check, shown
 
 
 def parse(**fields: Any) -> EndpointSettings:

@@ -1,0 +1,1 @@
+"""Accounts of tenants at providers, and their credentials."""

@@ -1,0 +1,1 @@
+"""One effect per effect key at a provider, whatever happens to commands, workers and answers."""

@@ -1,0 +1,1 @@
+"""Webhook endpoints: their configuration, keys and addresses, published for the gateway."""
