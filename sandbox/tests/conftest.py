@@ -60,7 +60,8 @@ def ask(client: httpx.AsyncClient) -> Asker:
             params=dict(request.query),
             headers=dict(request.headers),
             data=dict(request.form) if request.form is not None else None,
-            json=dict(request.json) if request.json is not None else None,
+            json=request.json,
+            content=request.content,
             auth=request.basic_auth,
         )
 

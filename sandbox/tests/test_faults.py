@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from providers import registry
 from providers.fixtures import ApiCase, api_cases
+from providers.outbound_conformance import golden
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest
 from sandbox.app import Sandbox
@@ -29,7 +31,7 @@ def case() -> ApiCase:
 
 
 def operation() -> HttpRequest:
-    return provider().operations(case().operation_name).build(case().operation, case().account)
+    return golden(provider(), case())
 
 
 async def fault(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
@@ -86,14 +88,14 @@ async def test_latency_delays_and_then_answers(client: httpx.AsyncClient, ask: A
 @needs_provider
 async def test_faults_are_shown_and_unknown_ones_refused(client: httpx.AsyncClient) -> None:
     await fault(client, mode="outage", count=3)
-    assert (await client.get("/_control/faults")).json()[provider().slug]["mode"] == "outage"
+    assert (await client.get("/_control/faults")).json()[provider().slug][0]["mode"] == "outage"
     refused = await fault(client, mode="earthquake")
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "mode")
     assert (await client.put("/_control/faults/nosuchprovider", json={"mode": "none"})).status_code == 404
 
 
 async def test_rate_and_count_hit_a_predictable_share() -> None:
-    desk = FaultDesk()
+    desk = FaultDesk(lambda: 0.0)
     desk.set("some", Fault(mode="error", rate=0.5, count=2))
     assert [desk.hit("some").mode for _ in range(6)] == ["none", "error", "none", "error", "none", "none"]
     assert desk.hit("other").mode == "none"
@@ -104,11 +106,32 @@ async def test_rate_and_count_hit_a_predictable_share() -> None:
 async def test_effects_can_be_filtered(client: httpx.AsyncClient, ask: Any) -> None:
     first = case()
     other = Account("other", dict.fromkeys(first.account.secrets, "other"), first.account.options)
-    operations = provider().operations(first.operation_name)
     for account in (first.account, other):
-        await ask(provider(), operations.build(first.operation, account))
+        await ask(provider(), golden(provider(), replace(first, account=account)))
     everything = (await client.get("/_control/effects", params={"provider": provider().slug})).json()["items"]
     assert [one["seq"] for one in everything] == [1, 2]
     one = (await client.get("/_control/effects", params={"account": everything[1]["account"]})).json()["items"]
     assert one == everything[1:]
     assert (await client.get("/_control/effects", params={"provider": "nosuchprovider"})).json()["items"] == []
+
+
+async def test_a_fault_may_be_one_operations_alone() -> None:
+    desk = FaultDesk(lambda: 0.0)
+    desk.set("some", Fault(mode="error", operation="payment.charge"))
+    desk.set("some", Fault(mode="throttle"))
+    assert [desk.hit("some", one).mode for one in ("payment.charge", "payment.refund", "")] == [
+        "error",
+        "throttle",
+        "throttle",
+    ]
+
+
+async def test_a_flapping_provider_is_away_and_back_by_turns() -> None:
+    now = [0.0]
+    desk = FaultDesk(lambda: now[0])
+    desk.set("some", Fault(mode="flap", latency_ms=10_000))
+    seen = []
+    for second in (1, 9, 11, 19, 21):
+        now[0] = float(second)
+        seen.append(desk.hit("some").mode)
+    assert seen == ["outage", "outage", "none", "none", "outage"]

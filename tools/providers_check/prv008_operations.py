@@ -1,11 +1,11 @@
-"""PRV008: operations are declared in the manifest, implemented in requests.py and shown in fixtures, or none of it."""
+"""PRV008: operations are declared, carried out by data or by requests.py, shown in fixtures, and conform to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from providers.fixtures import api_cases
+from providers.outbound_conformance import checks
 from tools.providers_check.common import provider_of
 
 
@@ -13,16 +13,15 @@ def check(folder: Path) -> Iterator[str]:
     provider = provider_of(folder)
     if provider is None:
         return
-    declared = {operation.name: operation for operation in provider.manifest.operations}
+    written = {spec.name for spec in provider.manifest.operations if spec.code}
     implemented = set(provider.operation_table())
-    cases = api_cases(provider.folder)
-    for name in sorted(declared.keys() - implemented):
-        yield f"operation {name} is declared, but not in OPERATIONS of requests.py"
-    for name in sorted(implemented - declared.keys()):
-        yield f"operation {name} is in requests.py, but not declared"
-    for name, operation in declared.items():
-        own = [case for case in cases if case.operation_name == name]
-        if not own:
-            yield f"operation {name} has no fixture under fixtures/api"
-        elif operation.read_back != any(case.read_back is not None for case in own):
-            yield f"operation {name}: read_back of the manifest and of fixtures/api differ"
+    for name in sorted(written - implemented):
+        yield f"operation {name} is declared with code, but not in OPERATIONS of requests.py"
+    for name in sorted(implemented - written):
+        yield f"operation {name} is in requests.py, but not declared with code"
+    if written <= implemented:
+        yield from (
+            f"operation {one.operation or 'errors'}: {one.name}: {one.problem}"
+            for one in checks(provider)
+            if one.problem is not None
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 from contracts.errors import PatchbayError
 from providers import conformance, golden, registry
 from providers.fixtures import ApiCase, Fixture, Vector, api_cases, vectors
+from providers.outbound_conformance import checks, outcome
 from providers.provider import Provider
 from providers.sdk import (
-    Applied,
-    Declined,
-    HttpRequest,
     HttpResponse,
     InboundRequest,
     KeyNeeded,
@@ -282,35 +280,10 @@ def test_generated_secret_is_acceptable_and_an_empty_one_is_not(provider: Provid
     assert error.value.code == "unknown_secret"
 
 
-@pytest.mark.parametrize(("provider", "case"), CASES)
-def test_operation_builds_the_documented_request(provider: Provider, case: ApiCase) -> None:
-    operations = provider.operations(case.operation_name)
-    request = operations.build(case.operation, case.account)
-    assert _as_json(request) == dict(case.request)
-    assert request == operations.build(case.operation, case.account)
-    spec = provider.manifest.operation(case.operation_name)
-    assert spec is not None
-    _check_idempotency(spec.idempotency.kind, spec.idempotency.name, spec.idempotency.max_length, request)
-
-
-@pytest.mark.parametrize(("provider", "case"), CASES)
-def test_operation_reads_the_documented_answers(provider: Provider, case: ApiCase) -> None:
-    operations = provider.operations(case.operation_name)
-    for response, expected in case.responses:
-        assert _outcome(lambda response=response: operations.parse(response)) == expected
-
-
-@pytest.mark.parametrize(("provider", "case"), CASES)
-def test_operation_is_read_back(provider: Provider, case: ApiCase) -> None:
-    operations = provider.operations(case.operation_name)
-    spec = provider.manifest.operation(case.operation_name)
-    request = operations.read_back(case.operation, case.account)
-    assert spec is not None
-    assert (request is not None) == spec.read_back
-    assert (_as_json(request) if request else None) == (dict(case.read_back) if case.read_back else None)
-    for response, expected in case.read_back_responses:
-        found = _outcome(lambda response=response: operations.parse_read_back(case.operation, response))
-        assert found == expected
+@pytest.mark.parametrize("provider", [p for p in registry.all_providers() if p.manifest.operations], ids=repr)
+def test_operations_conform(provider: Provider) -> None:
+    found = [one for one in checks(provider) if one.problem is not None]
+    assert not found, "\n".join(f"{one.operation} {one.name}: {one.problem}" for one in found)
 
 
 @pytest.mark.parametrize(("provider", "case"), CASES)
@@ -332,34 +305,9 @@ def test_operation_is_read_back(provider: Provider, case: ApiCase) -> None:
 def test_any_answer_is_read_or_named(provider: Provider, case: ApiCase, status: int, answer: Any) -> None:
     operations = provider.operations(case.operation_name)
     response = HttpResponse(status, {}, answer)
-    for read in (lambda: operations.parse(response), lambda: operations.parse_read_back(case.operation, response)):
-        outcome = _outcome(read)
-        assert outcome is None or set(outcome) <= {"applied", "declined", "raises"}
-
-
-def _as_json(request: HttpRequest) -> dict[str, Any]:
-    """Return a request as the fixtures write it: absent parts left out."""
-    values = json.loads(json.dumps(asdict(request)))
-    always = {"method", "path", "headers"}
-    return {name: value for name, value in values.items() if name in always or value}
-
-
-def _outcome(read: Any) -> Any:
-    try:
-        outcome = read()
-    except PatchbayError as error:
-        return {"raises": error.code}
-    if isinstance(outcome, Applied):
-        return {"applied": {"provider_ref": outcome.provider_ref, "result": dict(outcome.result)}}
-    if isinstance(outcome, Declined):
-        assert outcome.detail
-        return {"declined": {"code": outcome.code}}
-    return None
-
-
-def _check_idempotency(kind: str, name: str, max_length: int | None, request: HttpRequest) -> None:
-    if kind == "none":
-        return
-    place = request.headers if kind == "header" else request.json or request.form or {}
-    key = place[name]
-    assert len(key) <= (max_length or 255)
+    for read in (
+        lambda: operations.parse(case.arguments, response),
+        lambda: operations.parse_read_back(case.arguments, response),
+    ):
+        found = outcome(read)
+        assert found is None or set(found) <= {"applied", "declined", "raises"}

@@ -38,13 +38,14 @@ unsigned = ["X-Type"]
 lanes = [{ match = ["invoice.*"], lane = "bulk" }]
 [api]
 base_url = "https://api.acme.example"
-auth = { kind = "bearer", secret = "webhook" }
+auth.key = { kind = "bearer", secret = "webhook" }
 [[operations]]
 name = "payment.refund"
-capability = "payments"
 class = "pinned"
+source = "https://acme.example/docs/refunds"
 idempotency = { kind = "header", name = "Idempotency-Key" }
-read_back = false
+request = { method = "POST", path = "/refunds", json = { amount = "{amount}" } }
+answer = { ref = ["/id"] }
 timeout_s = 10
 """
 

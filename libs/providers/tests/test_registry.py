@@ -51,7 +51,7 @@ kind = "thing"
 id = ["body:/thing/missing", "body:/thing/id"]
 [api]
 base_url = "https://api.example.com"
-auth = {{ kind = "basic", secret = "key" }}
+auth.key = {{ kind = "basic", secret = "key" }}
 [health]
 probe = {{ path = "/accounts/{{account_ref}}", timeout_ms = 1000 }}
 """
@@ -186,11 +186,13 @@ def test_secrets_are_checked_by_name_and_never_quoted(tmp_path: Path) -> None:
 
 def test_probe_carries_the_account_and_its_credentials(tmp_path: Path) -> None:
     acme = provider(tmp_path)
-    probe = acme.probe(Account("ac1", {"key": "key_1"}))
+    account = Account("ac1", {"key": "key_1"})
+    probe = acme.probe(account)
     assert probe is not None
-    assert (probe.path, probe.basic_auth) == ("/accounts/ac1", ("ac1", "key_1"))
+    asked = acme.authorise(probe, account, datetime(2026, 1, 1, tzinfo=UTC))
+    assert (asked.path, asked.basic_auth) == ("/accounts/ac1", ("ac1", "key_1"))
     with pytest.raises(Invalid) as error:
-        acme.probe(Account("ac1", {}))
+        acme.authorise(probe, Account("ac1", {}), datetime(2026, 1, 1, tzinfo=UTC))
     assert error.value.code == "missing_secret"
 
 

@@ -14,18 +14,26 @@ from chassis.clock import Clock
 from chassis.http.problems import not_found
 from chassis.telemetry.metrics import counter
 from contracts.errors import Invalid
-from sandbox.behaviours.base import Answer, Behaviour, Call
+from sandbox.behaviours.base import Answer, Call
+from sandbox.catalogue import Played
 from sandbox.faults import Fault, FaultDesk
 from sandbox.metrics import API_REQUESTS
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 DEFAULT_HANG_MS: Final = 60_000
+_SPOILED: Final[dict[str, tuple[int, str, tuple[tuple[str, str], ...]]]] = {
+    "hang": (504, "gateway timeout", ()),
+    "throttle": (429, "too many requests", (("Retry-After", "{retry_after_s}"),)),
+    "error": (500, "internal error", ()),
+    "outage": (503, "service unavailable", ()),
+}
+_NONSENSE: Final = b"<html><body>We will be right back</body></html>"
 
 
 class ProviderApis:
     """The ASGI endpoint of `/{slug}/{path}`."""
 
-    def __init__(self, behaviours: Mapping[str, Behaviour], faults: FaultDesk, clock: Clock) -> None:
+    def __init__(self, behaviours: Mapping[str, Played], faults: FaultDesk, clock: Clock) -> None:
         self._behaviours = behaviours
         self._faults = faults
         self._clock = clock
@@ -38,28 +46,35 @@ class ProviderApis:
         if behaviour is None:
             raise not_found("provider with an API")
         call = await _call(request)
-        fault = self._faults.hit(slug)
+        fault = self._faults.hit(slug, behaviour.operation(call))
         counter(API_REQUESTS).labels(slug, fault.mode).inc()
         response = await self._answer(behaviour, call, fault)
         await response(scope, receive, _cut_short(send) if fault.mode == "drop_after_apply" else send)
 
-    async def _answer(self, behaviour: Behaviour, call: Call, fault: Fault) -> Response:
+    async def _answer(self, behaviour: Played, call: Call, fault: Fault) -> Response:
         if fault.mode == "latency":
             await self._clock.sleep(fault.latency_ms / 1000)
         if fault.mode == "hang":
             await self._clock.sleep((fault.latency_ms or DEFAULT_HANG_MS) / 1000)
-            return _response(Answer(504, behaviour.failure(504, "gateway timeout")))
-        if fault.mode == "throttle":
-            headers = {"Retry-After": str(fault.retry_after_s)}
-            return _response(Answer(429, behaviour.failure(429, "too many requests"), headers))
-        if fault.mode == "error":
-            return _response(Answer(500, behaviour.failure(500, "internal error")))
-        if fault.mode == "outage":
-            return _response(Answer(503, behaviour.failure(503, "service unavailable")))
+        spoiled = _spoiled(behaviour, call, fault)
+        if spoiled is not None:
+            return _response(spoiled)
         try:
-            return _response(behaviour.handle(call))
+            answer = behaviour.handle(call)
         except Invalid as error:
-            return _response(Answer(400, behaviour.failure(400, error.detail)))
+            answer = Answer(400, behaviour.failure(400, error.detail))
+        if fault.mode == "late":
+            await self._clock.sleep(fault.latency_ms / 1000)
+        return Response(_NONSENSE, 200) if fault.mode == "nonsense" else _response(answer)
+
+
+def _spoiled(behaviour: Played, call: Call, fault: Fault) -> Answer | None:
+    """Return the answer of a fault that applies nothing, or None."""
+    if fault.mode == "refuse":
+        return behaviour.refusal(call)
+    status, text, headers = _SPOILED.get(fault.mode, (0, "", ()))
+    known = {name: value.format(retry_after_s=fault.retry_after_s) for name, value in headers}
+    return Answer(status, behaviour.failure(status, text), known) if status else None
 
 
 async def _call(request: Request) -> Call:

@@ -12,6 +12,8 @@ from sandbox.catalogue import load
 from sandbox.control import Control, routes
 from sandbox.deliveries import DeliveryDesk
 from sandbox.faults import FaultDesk
+from sandbox.oauth import OAuthServer
+from sandbox.oauth import routes as oauth_routes
 from sandbox.onboarding import Onboarding
 from sandbox.settings import Settings
 from sandbox.vendor_keys import VendorKeys
@@ -24,15 +26,17 @@ class Sandbox:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.world = World(clock)
-        self.faults = FaultDesk()
+        self.faults = FaultDesk(clock.monotonic)
         self.keys = VendorKeys()
+        self.oauth = OAuthServer(clock)
         self.desk = DeliveryDesk(self.world, clock, self.keys, settings.allowed_hosts)
         self.app = self._build(clock)
 
     def _build(self, clock: Clock) -> Starlette:
         apis = ProviderApis(load(self.world), self.faults, clock)
         # A class instance as endpoint is a bare ASGI app; every method belongs to the simulated API.
-        everything: list[BaseRoute] = [*key_routes(self.keys), Route("/{slug}/{path:path}", apis)]
+        before: list[BaseRoute] = [*key_routes(self.keys), *oauth_routes(self.oauth)]
+        everything = [*before, Route("/{slug}/{path:path}", apis)]
         onboarding = Onboarding(self.desk, self.keys, clock)
         app = build_app(routes(Control(self.world, self.faults, self.desk, onboarding)), live=list, ready=list)
         app.router.routes.extend(everything)

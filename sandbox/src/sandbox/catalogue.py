@@ -1,13 +1,25 @@
-"""Which providers the sandbox plays: every registered one with an API, by its behaviour file or by its probe alone."""
+"""Which providers the sandbox plays, and as what: every registered one with an API.
+
+What `operations.toml` declares is played from it; what only code can say has a behaviour file of the provider's name.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, Final
 
 from providers import registry
-from sandbox.behaviours.base import Behaviour, ProbeOnly
+from providers.manifest.auth import AwsSigV4Auth, BasicAuth, BodyAuth, HeaderAuth, QueryAuth
+from providers.manifest.operations import Codes
+from providers.provider import Provider
+from sandbox.behaviours.base import NOT_FOUND, UNAUTHORISED, Answer, Behaviour, Call, basic_user
+from sandbox.behaviours.declared import DeclaredApi, Route
 from sandbox.world import World
+
+_DIGEST_CHARS: Final = 12
 
 
 def has_behaviour(slug: str) -> bool:
@@ -15,14 +27,117 @@ def has_behaviour(slug: str) -> bool:
     return find_spec(f"sandbox.behaviours.{slug}") is not None
 
 
-def load(world: World) -> dict[str, Behaviour]:
-    """Return the behaviours of all registered providers with an API, by slug; files of others stay unloaded."""
-    found: dict[str, Behaviour] = {}
-    for provider in registry.all_providers():
-        if provider.manifest.api is None:
-            continue
+def load(world: World) -> dict[str, Played]:
+    """Return all registered providers with an API, by slug; behaviour files of others stay unloaded."""
+    return {
+        provider.slug: Played(provider, world)
+        for provider in registry.all_providers()
+        if provider.manifest.api is not None
+    }
+
+
+class Played:
+    """One provider's API: its declared operations, its behaviour file, its probe."""
+
+    def __init__(self, provider: Provider, world: World) -> None:
+        self._provider = provider
+        self._declared = DeclaredApi(provider, world)
+        self._own: Behaviour | None = None
         if has_behaviour(provider.slug):
-            found[provider.slug] = import_module(f"sandbox.behaviours.{provider.slug}").build(world)
+            self._own = import_module(f"sandbox.behaviours.{provider.slug}").build(world)
+
+    def operation(self, call: Call) -> str:
+        """Return the declared operation that a call is, empty for any other."""
+        route = self._declared.route(call)
+        return route.spec.name if route else ""
+
+    def handle(self, call: Call) -> Answer:
+        """Answer a call. May raise `Invalid` for a body that is no JSON."""
+        route = self._declared.route(call)
+        if self._own is not None and (route is None or route.spec.name in self._own.operations):
+            return self._own.handle(call)
+        account = account_of(self._provider, call)
+        if account is None:
+            return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "authentication is required"))
+        if route is not None:
+            return self._declared.answer(route, account, call)
+        health = self._provider.manifest.health
+        if health is not None and call.method == health.probe.method and _fits(call.path, health.probe.path):
+            return Answer(health.probe.expect[0], {})
+        return Answer(NOT_FOUND, self.failure(NOT_FOUND, "unknown path"))
+
+    def refusal(self, call: Call) -> Answer | None:
+        """Return the documented refusal of the operation that a call asks for, or None if there is none."""
+        route: Route | None = self._declared.route(call)
+        return self._declared.refusal(route) if route else None
+
+    def failure(self, status: int, detail: str) -> Any:
+        """Return the body with which this vendor says `status`."""
+        if self._own is not None:
+            return self._own.failure(status, detail)
+        return failure_body(self._provider.api.errors, status, detail)
+
+
+def failure_body(codes: Codes, status: int, detail: str) -> Any:
+    """Return an error of a vendor's form: its word at the first pointer to codes, the detail at that to details."""
+    body: dict[str, Any] = {}
+    if codes.ok is not None:
+        _put(body, codes.ok, value=False)
+    for pointer, value in ((codes.codes[:1], f"status_{status}"), (codes.details[:1], detail)):
+        if pointer:
+            _put(body, pointer[0], value)
+    return body or {"status": status, "message": detail}
+
+
+def account_of(provider: Provider, call: Call) -> str | None:
+    """Return a stable name for whom a call's credentials stand, or None without any; never the credential itself."""
+    for method in provider.api.auth.values():
+        if isinstance(method, BasicAuth):
+            shown = basic_user(call)
+            if shown is not None:
+                return shown
+        elif isinstance(method, QueryAuth):
+            shown = call.query.get(method.parameter)
+        elif isinstance(method, AwsSigV4Auth):
+            shown = call.headers.get("authorization", "").partition("Credential=")[2].partition("/")[0]
+        elif isinstance(method, BodyAuth):
+            shown = str(_fields(call).get(next(iter(method.fields)), ""))
+        elif isinstance(method, HeaderAuth):
+            shown = call.headers.get(method.header.lower())
         else:
-            found[provider.slug] = ProbeOnly(provider, world)
-    return found
+            shown = call.headers.get(getattr(method, "header", "authorization").lower(), "").partition(" ")[2]
+        if shown and shown.strip():
+            return hashlib.sha256(shown.strip().encode()).hexdigest()[:_DIGEST_CHARS]
+    return None
+
+
+def _fields(call: Call) -> dict[str, Any]:
+    """Return the top of a JSON or form body."""
+    try:
+        found = json.loads(call.body)
+    except ValueError:
+        return dict(call.form)
+    return found if isinstance(found, dict) else {}
+
+
+def _put(document: dict[str, Any], pointer: str, value: Any) -> None:
+    """Set a value, making what is missing on the way; a step `0` makes a list of one."""
+    steps = pointer.split("/")[1:]
+    place: Any = document
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        made: Any = [] if following == "0" else {}
+        made = value if following is None else made
+        if isinstance(place, list):
+            if not place:
+                place.append(made)
+            place = place[0]
+        else:
+            place = place.setdefault(step, made)
+
+
+def _fits(path: str, template: str) -> bool:
+    before, hole, rest = template.partition("{")
+    if not hole:
+        return path == template
+    after = rest.rpartition("}")[2]
+    return path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)

@@ -39,7 +39,9 @@ class Control:
 
     async def list_faults(self, _request: Request) -> Response:
         """Show the faults that are set."""
-        return json_response({slug: fault.model_dump() for slug, fault in self._faults.current().items()})
+        return json_response(
+            {slug: [fault.model_dump() for fault in faults] for slug, faults in self._faults.current().items()}
+        )
 
     async def set_fault(self, request: Request) -> Response:
         """Set a provider's fault, replacing an earlier one."""

@@ -35,6 +35,9 @@ from providers.manifest import Manifest
 from providers.provider import Provider
 from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, PaymentSnapshot
 from sync_worker import payments as rule
+from sync_worker.connections.parts import Parts, Surroundings
+from sync_worker.connections.probe import ConnectionTest
+from sync_worker.connections.routes import ConnectionApi, connection_routes
 from sync_worker.connections.vault import Vault
 from sync_worker.effects.desk import EffectDesk
 from sync_worker.effects.executor import Executor
@@ -66,7 +69,7 @@ class Operations:
         }
         return HttpRequest("POST", "/effects", headers={"Idempotency-Key": operation.effect_key}, json=body)
 
-    def parse(self, response: HttpResponse) -> Applied | Declined:
+    def parse(self, operation: Any, response: HttpResponse) -> Applied | Declined:
         if response.status >= 400:
             return Declined(response.json["code"], "no")
         return Applied(response.json["id"], {"status": "done"})
@@ -89,7 +92,8 @@ class FakeProvider(Provider):
         idempotency = {"kind": "header", "name": "Idempotency-Key"} if keyed else {"kind": "none"}
         signature = {"scheme": "hmac", "header": "X-Signature", "encoding": "hex", "template": "{body}"}
         identity = {"schema": 1, "slug": slug, "name": slug, "category": "test", "docs": "https://docs.test/"}
-        spec = {"name": operation, "capability": capability, "class": "pinned", "read_back": read_back, "timeout_s": 10}
+        spec = {"name": operation, "class": "pinned", "source": "https://docs.test/", "code": True, "timeout_s": 10}
+        spec |= {"look_up_by_code": read_back}
         document: dict[str, Any] = identity | {
             "owners": ["@tests"],
             "tier": "bronze",
@@ -100,7 +104,7 @@ class FakeProvider(Provider):
             },
             "options": LIFETIME,
             "webhook": {"signature": signature, "event_id": ["body:/id"], "event_type": ["body:/type"]},
-            "api": {"base_url": "https://api.test", "auth": {"kind": "bearer", "secret": "api_key"}},
+            "api": {"base_url": "https://api.test", "auth": {"api_key": {"kind": "bearer", "secret": "api_key"}}},
             "operations": [spec | {"idempotency": idempotency}],
             "health": {"probe": {"path": "/probe/{account_ref}", "timeout_ms": 500}},
         }
@@ -286,6 +290,13 @@ class Desk:
         self.clock.advance(timedelta(**delta).total_seconds())
 
 
+def connection_api(database: Database, keyring: Keyring, acts: Endpoints, clock: ManualClock) -> ConnectionApi:
+    """Return the connection handlers of a deployment that reaches no provider."""
+    parts = Parts.build(database, keyring, acts, clock, Surroundings("https://api.patchbay.test"))
+    client: Any = ScriptedClient()
+    return ConnectionApi(database, parts, ConnectionTest(database, parts.tokens, client, clock), clock)
+
+
 @dataclass(frozen=True)
 class Platform:
     """All routes with the role operator, and what was published about endpoints and tenants."""
@@ -370,7 +381,7 @@ async def database(migrated: Database) -> Database:
     """Give the service's database, emptied: migrating one per test would take a second each."""
     async with migrated.connection() as connection:
         await connection.execute(
-            """TRUNCATE connections, credentials, endpoints, endpoint_secrets, endpoint_tokens, tenants, payments,
+            """TRUNCATE connections, credentials, oauth_flows, endpoints, endpoint_secrets, endpoint_tokens, tenants, payments,
                         effects, inbox, outbox, idempotent_answers"""
         )
     return migrated
@@ -387,7 +398,8 @@ async def platform(
 ) -> AsyncIterator[Platform]:
     tokens = issuer.verifier()
     served = [
-        *routes(Api(database, keyring, clock, acts), tokens),
+        *routes(Api(database), tokens),
+        *connection_routes(connection_api(database, keyring, acts, clock), tokens),
         *endpoint_routes(EndpointApi(database, acts, clock, OfferedCodes(keyring)), tokens),
         *tenant_routes(TenantApi(database, TenantTree(acts, clock, LIMITS)), tokens),
     ]

@@ -17,7 +17,7 @@ LIBRARY = ROOT / "libs" / "providers"
 REQUESTS = """
 class Nothing:
     def build(self, operation, account): ...
-    def parse(self, response): ...
+    def parse(self, operation, response): ...
     def read_back(self, operation, account): ...
     def parse_read_back(self, operation, response): ...
 
@@ -30,13 +30,13 @@ use = ["api"]
 required = false
 [api]
 base_url = "https://api.example.com"
-auth = { kind = "bearer", secret = "api_key" }
+auth.api_key = { kind = "bearer", secret = "api_key" }
 [[operations]]
 name = "payment.refund"
-capability = "payments"
 class = "pinned"
+source = "https://example.com/refunds"
 idempotency = { kind = "none" }
-read_back = false
+code = true
 timeout_s = 10
 """
 
@@ -173,7 +173,7 @@ def test_shipped_folders_have_no_findings_either_way_of_running() -> None:
                 edit("manifest.toml", 'tier = "bronze"', 'tier = "bronze"\ncapabilities = ["payments"]'),
                 edit("manifest.toml", "[webhook]", f"{OPERATION}\n[webhook]"),
             ),
-            "acme: PRV008 operation payment.refund is declared, but not in OPERATIONS",
+            "acme: PRV008 operation payment.refund is declared with code, but not in OPERATIONS",
         ),
     ],
 )

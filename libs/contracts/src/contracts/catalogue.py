@@ -7,7 +7,7 @@ from typing import Final
 from contracts.events.base import Event
 from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated, EndpointCodeOffered
 from contracts.events.health import QuotaPolicy, RouteChanged
-from contracts.events.orchestrator import RefundPayment, SagaAdvanced, SendMessage
+from contracts.events.orchestrator import RefundPayment, RunOperation, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged, QuotaUsage
 from contracts.events.verification import AttestationChanged
@@ -29,6 +29,7 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
         QuotaUsage,
         RefundPayment,
         SendMessage,
+        RunOperation,
         SagaAdvanced,
         AttestationChanged,
         AuditRecorded,

@@ -82,7 +82,7 @@ def _commands(lane: Lane) -> Topic:
     return Topic(
         name=f"orchestrator.commands-{lane}.v1",
         key="saga + step",
-        types=("payment.refund.v1", "message.send.v1"),
+        types=("payment.refund.v1", "message.send.v1", "operation.run.v1"),
         writer="orchestrator",
         readers=("sync-worker",),
     )

@@ -15,22 +15,12 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from contracts.errors import Invalid
-from providers.sdk import (
-    Account,
-    HttpResponse,
-    InboundRequest,
-    MessageOperation,
-    Operation,
-    RefundOperation,
-)
+from contracts.operations import Arguments, arguments_of
+from providers.sdk import Account, HttpResponse, InboundRequest
 
 EXAMPLE_URL = "https://hooks.example.com/hooks/ep_example"
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
-_ARGUMENTS: dict[str, type[RefundOperation | MessageOperation]] = {
-    "payment.refund": RefundOperation,
-    "message.send": MessageOperation,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +85,7 @@ class ApiCase:
 
     name: str
     operation_name: str
-    operation: Operation
+    arguments: Arguments
     account: Account
     request: Mapping[str, Any]
     responses: tuple[tuple[HttpResponse, Any], ...]
@@ -193,7 +183,7 @@ def _api_case(path: Path) -> ApiCase:
     return ApiCase(
         name=path.stem,
         operation_name=raw["operation"],
-        operation=_ARGUMENTS[raw["operation"]](**raw["arguments"]),
+        arguments=arguments_of(raw["operation"]).model_validate(raw["arguments"]),
         account=Account(**raw["account"]),
         request=raw["request"],
         responses=_responses(raw["responses"]),
@@ -204,8 +194,13 @@ def _api_case(path: Path) -> ApiCase:
 
 def _responses(items: list[dict[str, Any]]) -> tuple[tuple[HttpResponse, Any], ...]:
     return tuple(
-        (HttpResponse(item["status"], item.get("headers", {}), item["json"]), item["expect"]) for item in items
+        (HttpResponse(item["status"], item.get("headers", {}), item.get("json"), _raw(item)), item["expect"])
+        for item in items
     )
+
+
+def _raw(item: Mapping[str, Any]) -> bytes:
+    return str(item["text"]).encode() if "text" in item else _compact(item.get("json")).encode()
 
 
 def _object(path: Path) -> dict[str, Any]:

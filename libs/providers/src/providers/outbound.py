@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
 
 from contracts.errors import Invalid
+from providers import authorise
+from providers.declared import Declared
 from providers.folder import Folder
-from providers.manifest import KEY_LIFETIME_OPTION, Api, BearerAuth
-from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, Operations
+from providers.manifest import KEY_LIFETIME_OPTION, Api
+from providers.sdk import Account, HttpRequest, Operations
+from providers.templates import Scope, render
 
 
 class Outbound(Folder):
@@ -26,16 +29,17 @@ class Outbound(Folder):
         return self.manifest.api
 
     def operations(self, name: str) -> Operations:
-        """Return the code of an operation, with credentials and version header added to its requests.
+        """Return how an operation is carried out; its requests need `authorise` before they can be sent.
 
         Raises `Invalid` (`unknown_operation`) for one that the manifest does not declare.
         """
-        if self.manifest.operation(name) is None:
+        spec = self.manifest.operation(name)
+        if spec is None:
             raise Invalid("unknown_operation", f"{self.slug} does not offer {name}", field="operation")
-        return _Authorised(self, self.operation_table()[name])
+        return self.operation_table()[name] if spec.code else Declared(spec, self.api.errors)
 
     def operation_table(self) -> Mapping[str, Operations]:
-        """Return the bare `OPERATIONS` of the folder's `requests.py`; empty without that file."""
+        """Return the `OPERATIONS` that the folder's `requests.py` writes by hand; empty without that file."""
         if not self._has("requests"):
             return {}
         table: Mapping[str, Operations] = self._module("requests").OPERATIONS
@@ -57,42 +61,29 @@ class Outbound(Folder):
         if self.manifest.health is None:
             return None
         probe = self.manifest.health.probe
-        path = probe.path.replace("{account_ref}", account.account_ref)
-        return self.authorise(HttpRequest(method=probe.method, path=path), account)
+        scope = Scope({"account_ref": account.account_ref, "option": account.options})
+        query = {name: str(render(text, scope)) for name, text in probe.query.items()}
+        return HttpRequest(method=probe.method, path=str(render(probe.path, scope, path=True)), query=query)
 
-    def authorise(self, request: HttpRequest, account: Account) -> HttpRequest:
+    def base_url(self, account: Account, request: HttpRequest) -> str:
+        """Return the address that a request is sent below, its options filled in.
+
+        Raises `Invalid` (`missing_argument`; `no_sandbox` for a sandbox account of a provider without one).
+        """
+        base = request.base_url or self.api.base_url
+        if account.mode == "sandbox":
+            if not self.api.sandbox_base_url:
+                raise Invalid("no_sandbox", f"{self.slug} has no sandbox", field="mode")
+            base = self.api.sandbox_base_url
+        return str(render(base, Scope({"account_ref": account.account_ref, "option": account.options})))
+
+    def authorise(self, request: HttpRequest, account: Account, now: datetime) -> HttpRequest:
         """Return the request with the account's credentials and the API version header.
 
         Raises `Invalid` (`missing_secret`) when the connection lacks the secret.
         """
-        auth = self.api.auth
-        secret = account.secrets.get(auth.secret)
-        if not secret:
-            raise Invalid("missing_secret", f"{self.slug} needs {auth.secret}", field=f"secrets.{auth.secret}")
         headers = dict(request.headers)
         if self.api.version is not None:
             headers[self.api.version.header] = self.api.version.value
-        if isinstance(auth, BearerAuth):
-            return replace(request, headers=headers | {"Authorization": f"Bearer {secret}"})
-        return replace(request, headers=headers, basic_auth=(account.account_ref, secret))
-
-
-class _Authorised:
-    """Operations whose requests carry the account's credentials; provider code never touches them."""
-
-    def __init__(self, provider: Outbound, inner: Operations) -> None:
-        self._provider = provider
-        self._inner = inner
-
-    def build(self, operation: Any, account: Account) -> HttpRequest:
-        return self._provider.authorise(self._inner.build(operation, account), account)
-
-    def parse(self, response: HttpResponse) -> Applied | Declined:
-        return self._inner.parse(response)
-
-    def read_back(self, operation: Any, account: Account) -> HttpRequest | None:
-        request = self._inner.read_back(operation, account)
-        return None if request is None else self._provider.authorise(request, account)
-
-    def parse_read_back(self, operation: Any, response: HttpResponse) -> Applied | None:
-        return self._inner.parse_read_back(operation, response)
+        method, base = self.api.method(account.method), self.base_url(account, request)
+        return authorise.apply(method, replace(request, headers=headers), account, now, base_url=base)

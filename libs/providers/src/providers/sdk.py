@@ -167,57 +167,47 @@ class PaymentSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request for the outbound client to send: path below the provider's base URL, form or JSON body, not both."""
+    """A request for the outbound client to send: one of `form`, `json` and `content` at most.
+
+    `path` is below the provider's base URL, or below `base_url` where the vendor has another host for it.
+    """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] | None = field(default=None, repr=False)
-    json: Mapping[str, Any] | None = field(default=None, repr=False)
+    json: Any = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    content_type: str = ""
+    base_url: str = ""
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came back: status, lower-case headers, parsed JSON body (None if it was no JSON)."""
+    """What came back: status, lower-case headers, the body and what it is as JSON (None if it was no JSON)."""
 
     status: int
     headers: Mapping[str, str]
     json: Any
+    body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a request acts for: the account at the provider and the connection's decrypted API secrets by name."""
+    """Whom a request acts for: the account at the provider and the connection's decrypted API secrets by name.
+
+    `method` is the manifest's way to authenticate, the first one when empty; an OAuth method has its `access_token`
+    among the secrets. `mode` is `live` or `sandbox`. `version` grows with every change of the credentials.
+    """
 
     account_ref: str
     secrets: Mapping[str, str] = field(repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RefundOperation:
-    """Arguments of `payment.refund`; `effect_key` is equal for all attempts and becomes the idempotency key."""
-
-    effect_key: str
-    payment_external_id: str
-    amount: int
-    currency: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MessageOperation:
-    """Arguments of `message.send`; `reference` is a short token inside `text` by which a read-back finds it."""
-
-    effect_key: str
-    recipient: str = field(repr=False)
-    text: str = field(repr=False)
-    reference: str
-
-
-Operation = RefundOperation | MessageOperation
+    method: str = ""
+    mode: str = "live"
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,25 +284,25 @@ class Verifier(Protocol):
 
 
 class Operations(Protocol):
-    """What `requests.py` of a provider offers, one object per operation that the manifest declares.
+    """How one operation is carried out at one provider, whether data or the folder's `requests.py` says so.
 
     All four are pure. `read_back` returns None when the provider cannot be asked whether the effect exists. Requests
     carry no credentials: `Provider.operations` adds them. `parse` and `parse_read_back` raise `Transient` when the
     provider asks for patience, and `Invalid` (`unreadable_answer`) for an answer outside of its documentation.
     """
 
-    def build(self, operation: Any, account: Account) -> HttpRequest:
+    def build(self, arguments: Any, account: Account) -> HttpRequest:
         """Return the request that performs the operation."""
         ...
 
-    def parse(self, response: HttpResponse) -> Applied | Declined:
+    def parse(self, arguments: Any, response: HttpResponse) -> Applied | Declined:
         """Read a 2xx or 4xx answer to `build`."""
         ...
 
-    def read_back(self, operation: Any, account: Account) -> HttpRequest | None:
+    def read_back(self, arguments: Any, account: Account) -> HttpRequest | None:
         """Return the request that asks whether the effect exists."""
         ...
 
-    def parse_read_back(self, operation: Any, response: HttpResponse) -> Applied | None:
+    def parse_read_back(self, arguments: Any, response: HttpResponse) -> Applied | None:
         """Read a 2xx answer to `read_back`: the effect, or None when the provider does not have it."""
         ...

@@ -1,4 +1,4 @@
-"""What every behaviour is made of: a parsed call, an answer, credentials, and the fallback of a probe only.
+"""What every behaviour is made of: a parsed call, an answer, credentials.
 
 Behaviours are synchronous: a request is applied whole or not at all, so no lock is needed.
 """
@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
-from providers.provider import Provider
 from providers.reading import parse_json
-from sandbox.world import World
 
 UNAUTHORISED: Final = 401
 NOT_FOUND: Final = 404
@@ -59,7 +57,9 @@ class Answer:
 
 
 class Behaviour(Protocol):
-    """A simulated API."""
+    """A simulated API. `operations` are those that it plays itself, though they may be declared as data."""
+
+    operations: frozenset[str]
 
     def handle(self, call: Call) -> Answer:
         """Answer a call, applying what it asks for. May raise `Invalid` for a body that is no JSON."""
@@ -99,31 +99,3 @@ def basic_user(call: Call) -> str | None:
 def same(one: str, other: str) -> bool:
     """Compare two digests."""
     return hmac.compare_digest(one.encode(), other.encode())
-
-
-class ProbeOnly:
-    """A provider without a behaviour file: its probe works with any credential, everything else is unknown."""
-
-    def __init__(self, provider: Provider, _world: World) -> None:
-        health = provider.manifest.health
-        self._probe = health.probe if health else None
-
-    def handle(self, call: Call) -> Answer:
-        """Answer the probe."""
-        if not call.headers.get("authorization"):
-            return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "authentication is required"))
-        probe = self._probe
-        if probe is not None and call.method == probe.method and _fits(call.path, probe.path):
-            return Answer(probe.expect[0], {})
-        return Answer(NOT_FOUND, self.failure(NOT_FOUND, "unknown path"))
-
-    def failure(self, status: int, detail: str) -> Any:
-        """Return a plain error."""
-        return {"status": status, "message": detail}
-
-
-def _fits(path: str, template: str) -> bool:
-    before, placeholder, after = template.partition("{account_ref}")
-    if not placeholder:
-        return path == template
-    return path.startswith(before) and path.endswith(after) and len(path) > len(before) + len(after)

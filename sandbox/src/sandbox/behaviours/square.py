@@ -22,6 +22,8 @@ _CODES: Final = {401: "UNAUTHORIZED", 404: "NOT_FOUND", 429: "RATE_LIMITED", 503
 class Square:
     """Refunds of payments, by seller."""
 
+    operations: frozenset[str] = frozenset({"payment.refund"})
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._refunds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -23,6 +23,8 @@ _DEFAULT_PAGE, _MAX_PAGE = 10, 100
 class Stripe:
     """Refunds of charges and payment intents, by account."""
 
+    operations: frozenset[str] = frozenset({"payment.refund"})
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._refunds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

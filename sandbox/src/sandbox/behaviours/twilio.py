@@ -26,6 +26,8 @@ _SEGMENT: Final = 160
 class Twilio:
     """Messages by account."""
 
+    operations: frozenset[str] = frozenset({"message.send"})
+
     def __init__(self, world: World) -> None:
         self._world = world
         self._messages: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -44,6 +44,29 @@ class SendMessage(Command):
     text: str = Field(min_length=1, max_length=1000)
 
 
+class RunOperation(Command):
+    """Carry out a canonical operation (`contracts.operations`) at a provider.
+
+    `connection` names the account; without it a live connection of the tenant is taken, at `provider` if that is given,
+    else at the provider that the route prefers. Arguments that are personal data are not among `arguments`: they are
+    base64 of a JSON object in `personal`, sealed for `operation_place`.
+    """
+
+    TYPE: ClassVar[str] = "operation.run.v1"
+
+    operation: str = Field(max_length=64)
+    connection: UUID | None = None
+    provider: Slug | None = None
+    mode: Literal["live", "sandbox"] = "live"
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    personal: str = Field(default="", repr=False)
+
+
+def operation_place(tenant: str, effect_key: str) -> str:
+    """Return the place that a command's personal arguments are sealed for."""
+    return f"operation|{tenant}|{effect_key}"
+
+
 class SagaAdvanced(Event):
     """One entry of a saga's timeline."""
 

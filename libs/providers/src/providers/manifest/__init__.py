@@ -5,7 +5,8 @@ Must never hold a secret, a default that a vendor does not document, or the name
 
 from __future__ import annotations
 
-from providers.manifest.api import Api, BasicAuth, BearerAuth, Changes, OperationSpec
+from providers.manifest.api import Api, Changes
+from providers.manifest.auth import AuthMethod, OAuth2Auth
 from providers.manifest.base import Choice, Place, Source
 from providers.manifest.model import (
     KEY_LIFETIME_OPTION,
@@ -16,6 +17,7 @@ from providers.manifest.model import (
     load,
     signature_options,
 )
+from providers.manifest.operations import OperationSpec
 from providers.manifest.signatures import (
     ChoiceSignature,
     CustomSignature,
@@ -38,8 +40,7 @@ __all__ = [
     "KEY_LIFETIME_OPTION",
     "TOLERANCE_OPTION",
     "Api",
-    "BasicAuth",
-    "BearerAuth",
+    "AuthMethod",
     "Changes",
     "Choice",
     "ChoiceSignature",
@@ -52,6 +53,7 @@ __all__ = [
     "Manifest",
     "MtlsSignature",
     "NoSignature",
+    "OAuth2Auth",
     "OneSignature",
     "OperationSpec",
     "OptionSpec",

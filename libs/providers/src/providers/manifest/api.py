@@ -1,4 +1,4 @@
-"""The API side of a manifest: how it is called, what it offers to sagas, how its health and its changes are found.
+"""The API side of a manifest: how it is called, how its health and its changes are found.
 
 Must never hold a limit that a vendor does not publish.
 """
@@ -9,21 +9,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from contracts.errors import Invalid
+from providers.manifest.auth import AuthMethod, MethodName
 from providers.manifest.base import HeaderName, Strict
-
-
-class BearerAuth(Strict):
-    """`Authorization: Bearer <secret>`."""
-
-    kind: Literal["bearer"]
-    secret: str
-
-
-class BasicAuth(Strict):
-    """HTTP basic: the account reference is the user name, the secret the password."""
-
-    kind: Literal["basic"]
-    secret: str
+from providers.manifest.operations import Codes
 
 
 class Rate(Strict):
@@ -34,6 +23,19 @@ class Rate(Strict):
     scope: Literal["account", "app", "ip"]
 
 
+class Window(Strict):
+    """A published limit that counts: `limit` units in `seconds`, or in flight at once.
+
+    `quota` names the class of operations that it counts for; empty counts all of them.
+    """
+
+    limit: float = Field(gt=0)
+    seconds: float = Field(default=1, gt=0)
+    shape: Literal["fixed", "concurrent"] = "fixed"
+    scope: Literal["account", "app", "ip"] = "account"
+    quota: str = Field(default="", pattern=r"^[a-z0-9_.-]*$")
+
+
 class VersionHeader(Strict):
     """The header that pins the API version, and the version that the folder was written for."""
 
@@ -42,45 +44,28 @@ class VersionHeader(Strict):
 
 
 class Api(Strict):
-    """How the provider's API is called; `rate` is absent where nothing is published."""
+    """How the provider's API is called; `rate` and `windows` are absent where nothing is published.
+
+    `base_url` may hold `{option}` of an option whose pattern keeps it inside of the vendor's domain.
+    `sandbox_base_url` is the vendor's address for sandbox connections; without one it has no sandbox.
+    `auth` are the ways to authenticate by name; the first in the file is taken where nobody names one.
+    """
 
     base_url: str = Field(pattern=r"^https://[^/]+$")
-    auth: BearerAuth | BasicAuth = Field(discriminator="kind")
+    sandbox_base_url: str = Field(default="", pattern=r"^(https://[^/]+)?$")
+    auth: dict[MethodName, AuthMethod] = Field(min_length=1)
     rate: Rate | None = None
+    windows: tuple[Window, ...] = ()
     version: VersionHeader | None = None
+    errors: Codes = Codes()
 
-
-class Idempotency(Strict):
-    """Where the provider takes an idempotency key: its place, name, greatest length and lifetime in hours if published.
-
-    The option `idempotency_lifetime_h` overrides the lifetime; see `Provider.key_lifetime_h`.
-    """
-
-    kind: Literal["header", "body", "none"]
-    name: str = ""
-    max_length: int | None = Field(default=None, ge=22)
-    lifetime_h: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _named_unless_none(self) -> Self:
-        if (self.kind == "none") == bool(self.name):
-            raise ValueError("a header or body field has a name, `none` has not")
-        return self
-
-
-class OperationSpec(Strict):
-    """A write that sagas may ask for. `retry_class` (in the file: `class`) follows sync-worker.md §4.1.
-
-    `retry_safe` may go to a backup provider, `unsafe` only if it provably never left, `pinned` never leaves the
-    provider that holds the object. `read_back` says that the provider can be asked whether the effect exists.
-    """
-
-    name: str = Field(pattern=r"^[a-z]+(\.[a-z_]+)+$")
-    capability: str = Field(pattern=r"^[a-z]+(\.[a-z]+)*$")
-    retry_class: Literal["retry_safe", "unsafe", "pinned"] = Field(alias="class")
-    idempotency: Idempotency
-    read_back: bool
-    timeout_s: float = Field(gt=0, le=60)
+    def method(self, name: str = "") -> AuthMethod:
+        """Return a way to authenticate, the first one without a name; raises `Invalid` (`unknown_method`)."""
+        if name and name not in self.auth:
+            raise Invalid(
+                "unknown_method", f"there is no such way to authenticate; known: {', '.join(self.auth)}", field="method"
+            )
+        return self.auth[name] if name else next(iter(self.auth.values()))
 
 
 class Probe(Strict):
@@ -88,6 +73,7 @@ class Probe(Strict):
 
     method: Literal["GET"] = "GET"
     path: str = Field(pattern=r"^/")
+    query: dict[str, str] = Field(default_factory=dict)
     expect: tuple[int, ...] = (200,)
     timeout_ms: int = Field(ge=100, le=30_000)
 

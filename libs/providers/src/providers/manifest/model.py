@@ -1,4 +1,4 @@
-"""The whole of a provider's `manifest.toml`, checked when it is loaded.
+"""The whole of a provider's `manifest.toml` and `operations.toml`, checked when they are loaded.
 
 Must never hold a secret, a default that a vendor does not document, or the name of a provider.
 """
@@ -15,8 +15,10 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from contracts.errors import Invalid
-from providers.manifest.api import Api, Changes, Health, OperationSpec
+from providers.manifest.api import Api, Changes, Health
+from providers.manifest.auth import options_of
 from providers.manifest.base import FolderName, Strict, options_in
+from providers.manifest.operations import OperationSpec
 from providers.manifest.signatures import ChoiceSignature, MtlsSignature, NoSignature
 from providers.manifest.webhook import Webhook
 
@@ -70,7 +72,11 @@ class Manifest(Strict):
         elif self.changes is None and self.api is None:
             raise ValueError("a provider has [webhook], or [changes] says how changes are found")
         if self.api is not None:
-            self._needs_secret(self.api.auth.secret, "api")
+            for method in self.api.auth.values():
+                for name in method.secret_names():
+                    self._needs_secret(name, "api")
+                if options_of(method) - set(self.options):
+                    raise ValueError(f"[options] lack {sorted(options_of(method) - set(self.options))}")
         elif self.operations or self.health is not None:
             raise ValueError("operations and health need [api]")
         missing = {operation.capability for operation in self.operations} - set(self.capabilities)
@@ -129,9 +135,16 @@ def signature_options(webhook: Webhook) -> set[str]:
 
 
 def load(path: Path) -> Manifest:
-    """Return the manifest in a file; raises `Invalid` (`bad_manifest`) that names the file and the first wrong key."""
+    """Return the manifest in a file and the operations beside it.
+
+    Raises `Invalid` (`bad_manifest`) that names the file and the first wrong key.
+    """
+    operations = path.with_name("operations.toml")
     try:
-        return Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        if operations.is_file():
+            document |= tomllib.loads(operations.read_text(encoding="utf-8"))
+        return Manifest.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid("bad_manifest", f"{path}: {error}") from error
     except ValidationError as error:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from contracts.errors import Invalid, Transient
+from contracts.operations.money import PaymentRefund
 from providers.reading import at, first_text
-from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, Operations, RefundOperation
+from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, Operations
 
 # https://docs.stripe.com/api/refunds/create: any other reason is refused, so it goes into the metadata.
 _REASONS: Final = {"duplicate", "fraudulent", "requested_by_customer"}
@@ -23,21 +24,21 @@ _PAGE: Final = 100
 class Refund:
     """`payment.refund`: POST /v1/refunds."""
 
-    def build(self, operation: RefundOperation, account: Account) -> HttpRequest:  # noqa: ARG002 (protocol)
+    def build(self, arguments: PaymentRefund, account: Account) -> HttpRequest:  # noqa: ARG002 (protocol)
         """Return the refund request; the effect key is sent as idempotency key and kept in the metadata."""
         form = {
-            _target(operation): operation.payment_external_id,
-            "amount": str(operation.amount),
-            "metadata[patchbay_effect]": operation.effect_key,
+            _target(arguments): arguments.payment_external_id,
+            "amount": str(arguments.amount),
+            "metadata[patchbay_effect]": arguments.effect_key,
         }
-        if operation.reason in _REASONS:
-            form["reason"] = operation.reason
+        if arguments.reason in _REASONS:
+            form["reason"] = arguments.reason
         else:
-            form["metadata[reason]"] = operation.reason
-        headers = {"Idempotency-Key": operation.effect_key}
+            form["metadata[reason]"] = arguments.reason
+        headers = {"Idempotency-Key": arguments.effect_key}
         return HttpRequest(method="POST", path="/v1/refunds", headers=headers, form=form)
 
-    def parse(self, response: HttpResponse) -> Applied | Declined:
+    def parse(self, arguments: PaymentRefund, response: HttpResponse) -> Applied | Declined:  # noqa: ARG002 (protocol)
         """Read the refund, or Stripe's error code; raises `Transient` while an equal request is running."""
         if response.status < 300:  # noqa: PLR2004 (2xx)
             if at(response.json, "/status") in {"failed", "canceled"}:
@@ -51,18 +52,18 @@ class Refund:
             raise Transient(code, "a request with the same key is still running")
         return Declined(code=code, detail=first_text(response.json, ("/error/message",)) or code)
 
-    def read_back(self, operation: RefundOperation, account: Account) -> HttpRequest:  # noqa: ARG002 (protocol)
+    def read_back(self, arguments: PaymentRefund, account: Account) -> HttpRequest:  # noqa: ARG002 (protocol)
         """Return the list of the payment's refunds."""
-        query = {_target(operation): operation.payment_external_id, "limit": str(_PAGE)}
+        query = {_target(arguments): arguments.payment_external_id, "limit": str(_PAGE)}
         return HttpRequest(method="GET", path="/v1/refunds", query=query)
 
-    def parse_read_back(self, operation: RefundOperation, response: HttpResponse) -> Applied | None:
+    def parse_read_back(self, arguments: PaymentRefund, response: HttpResponse) -> Applied | None:
         """Return the refund whose metadata holds the effect key; a failed one does not count."""
         refunds = at(response.json, "/data")
         if not isinstance(refunds, list):
             raise Invalid("unreadable_answer", "the list of refunds has no data", field="/data")
         for refund in refunds:
-            ours = at(refund, "/metadata/patchbay_effect") == operation.effect_key
+            ours = at(refund, "/metadata/patchbay_effect") == arguments.effect_key
             if ours and at(refund, "/status") not in {"failed", "canceled"}:
                 return _applied(refund)
         if at(response.json, "/has_more") is True:
@@ -70,8 +71,8 @@ class Refund:
         return None
 
 
-def _target(operation: RefundOperation) -> str:
-    return "payment_intent" if operation.payment_external_id.startswith("pi_") else "charge"
+def _target(arguments: PaymentRefund) -> str:
+    return "payment_intent" if arguments.payment_external_id.startswith("pi_") else "charge"
 
 
 def _applied(refund: object) -> Applied:

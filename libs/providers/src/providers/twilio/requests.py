@@ -10,16 +10,17 @@ from typing import Final
 from urllib.parse import quote
 
 from contracts.errors import Invalid
+from contracts.operations.people import MessageSend
 from providers.reading import at, first_text
-from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, MessageOperation, Operations
+from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, Operations
 
 
 class Send:
     """`message.send`: POST to the account's Messages. Twilio takes no idempotency key; a reference is read back."""
 
-    def build(self, operation: MessageOperation, account: Account) -> HttpRequest:
+    def build(self, arguments: MessageSend, account: Account) -> HttpRequest:
         """Return the message request; raises `Invalid` (`missing_option`) without a sender."""
-        form = {"To": operation.recipient, "Body": operation.text}
+        form = {"To": arguments.recipient, "Body": arguments.text}
         if service := account.options.get("messaging_service_sid"):
             form["MessagingServiceSid"] = service
         elif number := account.options.get("from_number"):
@@ -29,7 +30,7 @@ class Send:
             raise Invalid("missing_option", detail, field="options.from_number")
         return HttpRequest(method="POST", path=_messages(account), form=form)
 
-    def parse(self, response: HttpResponse) -> Applied | Declined:
+    def parse(self, arguments: MessageSend, response: HttpResponse) -> Applied | Declined:  # noqa: ARG002 (protocol)
         """Read the message, or Twilio's error number."""
         if response.status >= 400:  # noqa: PLR2004 (4xx)
             code = at(response.json, "/code")
@@ -41,17 +42,17 @@ class Send:
             return Declined(str(at(response.json, "/error_code") or status), "the message was not sent")
         return _applied(response.json)
 
-    def read_back(self, operation: MessageOperation, account: Account) -> HttpRequest:
+    def read_back(self, arguments: MessageSend, account: Account) -> HttpRequest:
         """Return the latest messages to the recipient."""
-        return HttpRequest(method="GET", path=_messages(account), query={"To": operation.recipient})
+        return HttpRequest(method="GET", path=_messages(account), query={"To": arguments.recipient})
 
-    def parse_read_back(self, operation: MessageOperation, response: HttpResponse) -> Applied | None:
+    def parse_read_back(self, arguments: MessageSend, response: HttpResponse) -> Applied | None:
         """Return the message whose text holds the reference, whatever became of it: it must not be sent twice."""
         messages = at(response.json, "/messages")
         if not isinstance(messages, list):
             raise Invalid("unreadable_answer", "the list has no messages", field="/messages")
         for message in messages:
-            if operation.reference in (first_text(message, ("/body",)) or ""):
+            if arguments.reference in (first_text(message, ("/body",)) or ""):
                 return _applied(message)
         return None
 

@@ -10,7 +10,9 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid
 from contracts.events.orchestrator import Command, RefundPayment, SendMessage
-from providers.sdk import MessageOperation, Operation, RefundOperation
+from contracts.operations import Arguments
+from contracts.operations.money import PaymentRefund
+from contracts.operations.people import MessageSend
 
 REFUND: Final = "payment.refund"
 MESSAGE: Final = "message.send"
@@ -42,10 +44,10 @@ def reference(effect_key: str) -> str:
     return effect_key[:_REFERENCE_CHARS].upper()
 
 
-def to_operation(name: str, effect_key: str, stored: dict[str, Any], contact: dict[str, str]) -> Operation:
+def to_operation(name: str, effect_key: str, stored: dict[str, Any], contact: dict[str, str]) -> Arguments:
     """Return the provider operation from what was stored when the effect was reserved."""
     if name == REFUND:
-        return RefundOperation(
+        return PaymentRefund(
             effect_key=effect_key,
             payment_external_id=stored["payment_external_id"],
             amount=stored["amount"],
@@ -54,4 +56,4 @@ def to_operation(name: str, effect_key: str, stored: dict[str, Any], contact: di
         )
     token = reference(effect_key)
     text = f"{stored['text']} Ref {token}"
-    return MessageOperation(effect_key=effect_key, recipient=contact["phone"], text=text, reference=token)
+    return MessageSend(effect_key=effect_key, recipient=contact["phone"], text=text, reference=token)

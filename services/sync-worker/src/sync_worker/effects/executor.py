@@ -22,10 +22,11 @@ from chassis.telemetry.logs import logger
 from chassis.telemetry.traces import start_span
 from contracts.errors import Invalid, Terminal, Transient
 from contracts.events.sync import AnswerStatus
+from contracts.operations import Arguments
 from providers import registry
 from providers.manifest import OperationSpec
 from providers.provider import Provider
-from providers.sdk import Declined, HttpRequest, HttpResponse, Operation
+from providers.sdk import Declined, HttpRequest, HttpResponse
 from sync_worker.connections.vault import Vault
 from sync_worker.effects.commands import MESSAGE, to_operation
 from sync_worker.effects.desk import EffectDesk, Verdict
@@ -76,7 +77,7 @@ class _Job:
     resend: bool
     provider: Provider
     spec: OperationSpec
-    operation: Operation
+    operation: Arguments
     request: HttpRequest
 
 
@@ -322,7 +323,7 @@ def _not_applied(before: str, code: str, detail: str, retry_after_s: float) -> V
 
 def _parsed(job: _Job, effect: Effect, response: HttpResponse) -> Verdict:
     try:
-        parsed = job.provider.operations(effect.operation).parse(response)
+        parsed = job.provider.operations(effect.operation).parse(job.operation, response)
     except Exception as error:  # noqa: BLE001 (an answer that cannot be read proves nothing)
         log.error("answer_unreadable", effect=effect.key, error=type(error).__name__)
         detail = "the provider answered something that cannot be read"

@@ -12,9 +12,10 @@ import stripe
 
 from contracts.errors import Transient
 from contracts.events.sync import PaymentStatus
+from contracts.operations.money import PaymentRefund
 from providers import registry
 from providers.fixtures import EXAMPLE_URL
-from providers.sdk import HttpResponse, InboundRequest, PaymentSnapshot, RefundOperation, Secret
+from providers.sdk import HttpResponse, InboundRequest, PaymentSnapshot, Secret
 
 PROVIDER = registry.get("stripe")
 SECRET = "whsec_test_secret"
@@ -113,10 +114,12 @@ def test_other_events_say_nothing() -> None:
 
 
 def test_read_back_does_not_trust_an_incomplete_page() -> None:
-    operation = RefundOperation("k" * 64, "pi_1", 1, "EUR", "duplicate")
+    arguments = PaymentRefund(
+        effect_key="k" * 64, payment_external_id="pi_1", amount=1, currency="EUR", reason="duplicate"
+    )
     answer = HttpResponse(200, {}, {"data": [], "has_more": True})
     with pytest.raises(Transient):
-        PROVIDER.operations("payment.refund").parse_read_back(operation, answer)
+        PROVIDER.operations("payment.refund").parse_read_back(arguments, answer)
 
 
 def test_key_lifetime_is_nobodys_guess() -> None:

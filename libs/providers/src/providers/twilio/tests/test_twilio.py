@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from contracts.errors import Invalid
+from contracts.operations.people import MessageSend
 from providers import registry
 from providers.fixtures import EXAMPLE_URL, api_cases
-from providers.sdk import Account, InboundRequest, MessageOperation
+from providers.sdk import Account, InboundRequest
 
 PROVIDER = registry.get("twilio")
 FORM = {"content-type": ["application/x-www-form-urlencoded"]}
@@ -37,10 +38,10 @@ def test_json_callbacks_extend_the_registered_url() -> None:
 
 
 def test_a_message_needs_a_sender() -> None:
-    operation = MessageOperation("k" * 64, "+15555550100", "hello PB-1", "PB-1")
+    arguments = MessageSend(effect_key="k" * 64, recipient="+15555550100", text="hello PB-1", reference="PB-1")
     with pytest.raises(Invalid) as error:
         PROVIDER.operations("message.send").build(
-            operation, Account("AC1", {"auth_token": "t"}, PROVIDER.default_options)
+            arguments, Account("AC1", {"auth_token": "t"}, PROVIDER.default_options)
         )
     assert error.value.code == "missing_option"
 
@@ -49,5 +50,5 @@ def test_declines_never_quote_the_recipient() -> None:
     case = next(case for case in api_cases(PROVIDER.folder) if case.name == "message.send")
     for response, _ in case.responses:
         if response.status == 400 and response.json:
-            declined = PROVIDER.operations("message.send").parse(response)
+            declined = PROVIDER.operations("message.send").parse(case.arguments, response)
             assert "+15555550100" not in repr(declined)

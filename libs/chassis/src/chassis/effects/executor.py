@@ -1,0 +1,226 @@
+"""Carries effects out: SENT is committed before anything leaves, the answer with the new state after it.
+
+A worker that dies in between leaves a lease that runs out; whoever finds it asks what happened and never sends blindly
+again. Commits are shared by whoever waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from opentelemetry.trace import SpanKind
+
+from chassis.clock import Clock
+from chassis.db.connection import is_unavailable
+from chassis.db.database import Database, UnitOfWork
+from chassis.db.group_commit import GroupCommit
+from chassis.effects import table
+from chassis.effects.desk import EffectDesk
+from chassis.effects.participant import Participant, Prepared
+from chassis.effects.states import (
+    NEEDS_SETTLEMENT,
+    Action,
+    Effect,
+    Outcome,
+    Refused,
+    Settled,
+    Unclear,
+    Verdict,
+    plan,
+    runnable,
+    settle,
+)
+from chassis.telemetry.logs import logger
+from chassis.telemetry.metrics import Metric, gauge
+from chassis.telemetry.traces import start_span
+from contracts.events.sync import AnswerStatus
+from contracts.topics import Lane
+
+log = logger(__name__)
+
+OPEN: Final = Metric("effects_open", "gauge", "Effects that are not settled, by state.", ("state", "lane"))
+
+# Longer than any call: a lease that ends earlier would make a second worker ask about a call that still runs.
+LEASE_MARGIN_S: Final = 5.0
+REPAIR_INTERVAL_S: Final = 2.0
+REPAIR_BATCH: Final = 200
+INTERRUPTED_RETRY_S: Final = 2.0
+# Most calls end within a second; one that is cut off is asked about later.
+DRAIN_S: Final = 5.0
+# Of twelve turns critical effects have eight and bulk has one, so that bulk is slow beside the others, and never stops.
+TURNS: Final = (
+    *(Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD, Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD),
+    *(Lane.CRITICAL, Lane.CRITICAL, Lane.BULK, Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD),
+)
+
+
+class Queue:
+    """Runnable effects by lane; an effect that waits already is not queued twice."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, deque[Effect]] = {lane: deque() for lane in Lane}
+        self._keys: set[str] = set()
+        self._turn = 0
+        self._filled = asyncio.Event()
+
+    def put(self, effect: Effect) -> None:
+        """Add an effect, unless it waits."""
+        if effect.key not in self._keys:
+            self._keys.add(effect.key)
+            self._lanes[effect.lane].append(effect)
+            self._filled.set()
+
+    async def get(self) -> Effect:
+        """Return the next effect by the weights of the lanes; waits for one."""
+        while not self._keys:
+            self._filled.clear()
+            await self._filled.wait()
+        while True:
+            lane = self._lanes[TURNS[self._turn % len(TURNS)]]
+            self._turn += 1
+            if lane:
+                effect = lane.popleft()
+                self._keys.discard(effect.key)
+                return effect
+
+
+class Executor:
+    """A bounded number of effects at a time, fed by commits in this process and by a repair scan."""
+
+    def __init__(
+        self, database: Database, desk: EffectDesk, participant: Participant, clock: Clock, *, width: int
+    ) -> None:
+        self._database = database
+        self._desk = desk
+        self._participant = participant
+        self._clock = clock
+        self._width = width
+        self._slots = asyncio.Semaphore(width)
+        self._queue = Queue()
+        self._running: set[str] = set()
+        self._marks = GroupCommit(database, self._mark_all)
+        self._settlements = GroupCommit(database, self._settle_all)
+        desk.wake = self._queue.put
+
+    async def run(self) -> None:
+        """Work until cancelled. A call that is cut off leaves its effect SENT, which the next repair resolves."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._width):
+                tasks.create_task(self._work())
+            tasks.create_task(self._repair())
+
+    async def drain(self) -> None:
+        """Start no call any more and wait up to `DRAIN_S` for those in flight."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                for _ in range(self._width):
+                    await self._slots.acquire()
+
+    async def _repair(self) -> None:
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    for effect in await table.unanswered(connection, self._clock.now(), REPAIR_BATCH):
+                        if effect.key not in self._running:
+                            self._queue.put(effect)
+                    for (state, lane), count in (await table.counts(connection)).items():
+                        gauge(OPEN).labels(state, lane).set(count)
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+            await self._clock.sleep(REPAIR_INTERVAL_S)
+
+    async def _work(self) -> None:
+        while True:
+            effect = await self._queue.get()
+            async with self._slots:
+                if effect.key in self._running:
+                    continue
+                self._running.add(effect.key)
+                try:
+                    await self.execute(effect)
+                except Exception as error:
+                    log.error("effect_interrupted", effect=effect.key, exc_info=error)
+                    await self._clock.sleep(INTERRUPTED_RETRY_S)
+                finally:
+                    self._running.discard(effect.key)
+
+    async def execute(self, effect: Effect) -> None:
+        """Take an effect, as it was read, one step further: prepare, plan, perform, settle. Others' work is left."""
+        now = self._clock.now()
+        if not runnable(effect, now):
+            return
+        prepared = await self._participant.prepare(effect)
+        if not isinstance(prepared, Prepared):
+            await self._close(effect, effect.version, "send", _untried(effect, prepared), None)
+            return
+        action = plan(effect, prepared.traits, now)
+        if isinstance(action, Verdict):
+            state = "refused" if action.status is AnswerStatus.REFUSED else "unknown"
+            await self._settlements.submit((effect.key, effect.version, Settled(state, action)))  # type: ignore[arg-type]
+            return
+        await self._perform(effect, prepared, action)
+
+    async def _perform(self, effect: Effect, prepared: Prepared, action: Action) -> None:
+        marked = False
+
+        async def mark() -> bool:
+            nonlocal marked
+            lease = self._clock.now() + timedelta(seconds=prepared.traits.timeout_s + LEASE_MARGIN_S)
+            marked = await self._marks.submit((effect.key, effect.version, action == "send", lease))
+            return marked
+
+        span = start_span(
+            f"{action} {effect.operation}",
+            parent=effect.trace or None,
+            kind=SpanKind.CLIENT,
+            attributes={"patchbay.provider": effect.provider, "patchbay.effect": effect.key},
+        )
+        try:
+            outcome = await self._participant.perform(effect, prepared, action, mark)
+            span.set_attribute("patchbay.outcome", type(outcome).__name__.lower())
+        except Exception as error:
+            log.error("effect_call_failed", effect=effect.key, exc_info=error)
+            if not marked:
+                raise
+            outcome = Unclear("call_failed", type(error).__name__)
+        finally:
+            span.end()
+        version = effect.version + 1 if marked else effect.version
+        await self._close(effect, version, action, outcome, prepared)
+
+    async def _close(
+        self, effect: Effect, version: int, action: Action, outcome: Outcome, prepared: Prepared | None
+    ) -> None:
+        traits: Any = prepared.traits if prepared else None
+        settled = settle(effect, action, outcome, traits, self._clock.now())
+        if settled is None:
+            return
+        after = await self._settlements.submit((effect.key, version, settled))
+        if after is not None and settled.verdict is None:
+            self._queue.put(after)
+
+    async def _mark_all(self, uow: UnitOfWork, marks: Sequence[tuple[str, int, bool, datetime]]) -> list[bool]:
+        taken = await table.mark(uow.connection, marks, self._clock.now())
+        return [key in taken for key, _, _, _ in marks]
+
+    async def _settle_all(
+        self, uow: UnitOfWork, settlements: Sequence[tuple[str, int, Settled]]
+    ) -> list[Effect | None]:
+        written = await table.settle(uow.connection, settlements, self._clock.now())
+        for key, _, settled in settlements:
+            if key in written and settled.verdict is not None:
+                self._desk.answer(uow, written[key], settled.verdict)
+        return [written.get(key) for key, _, _ in settlements]
+
+
+def _untried(effect: Effect, outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt that could not even be prepared: a refusal only if none was ever sent."""
+    if isinstance(outcome, Refused) and effect.state != "reserved":
+        return Unclear(NEEDS_SETTLEMENT.code, f"{NEEDS_SETTLEMENT.detail}: {outcome.detail}", None)
+    return outcome
