@@ -15,6 +15,10 @@ import pytest
 import pytest_asyncio
 
 from chassis.db.database import Database
+from chassis.effects import table
+from chassis.effects.desk import EffectDesk
+from chassis.effects.executor import Executor
+from chassis.effects.states import Effect
 from chassis.http.auth import Role
 from chassis.sealing import Keyring
 from chassis.testing.clock import ManualClock
@@ -38,18 +42,26 @@ from sync_worker import payments as rule
 from sync_worker.connections.parts import Parts, Surroundings
 from sync_worker.connections.probe import ConnectionTest
 from sync_worker.connections.routes import ConnectionApi, connection_routes
-from sync_worker.connections.vault import Vault
-from sync_worker.effects.desk import EffectDesk
-from sync_worker.effects.executor import Executor
+from sync_worker.effects.participant import ProviderEffects
+from sync_worker.effects.routes import EffectApi, effect_routes
+from sync_worker.effects.targets import Targets
+from sync_worker.endpoints.configuration import Limits
 from sync_worker.endpoints.desk import Endpoints
 from sync_worker.endpoints.offered_codes import OfferedCodes
 from sync_worker.endpoints.routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
-from sync_worker.endpoints.configuration import Limits
 from sync_worker.endpoints.tenant_tree import TenantTree
-from sync_worker.models import Connection, Effect
-from sync_worker.outbound.client import CallPlan, CallResult
+from sync_worker.limiter.feedback import Feedback
+from sync_worker.limiter.policies import PolicyBook
+from sync_worker.limiter.pools import FREE, Grant
+from sync_worker.limiter.usage import RetryBudgets, UsageBook
+from sync_worker.models import Connection
+from sync_worker.outbound.breaker import Breakers
+from sync_worker.outbound.client import Failure
+from sync_worker.outbound.path import Path as CallPath
+from sync_worker.outbound.path import Quotas
+from sync_worker.outbound.reports import CallReporter
 from sync_worker.outbound.route_table import RouteTable
-from sync_worker.repository import connections, effects, payments
+from sync_worker.repository import connections, payments
 from sync_worker.routes import Api, routes
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -69,7 +81,7 @@ class Operations:
         }
         return HttpRequest("POST", "/effects", headers={"Idempotency-Key": operation.effect_key}, json=body)
 
-    def parse(self, operation: Any, response: HttpResponse) -> Applied | Declined:
+    def parse(self, operation: Any, response: HttpResponse) -> Applied | Declined:  # noqa: ARG002 (protocol)
         if response.status >= 400:
             return Declined(response.json["code"], "no")
         return Applied(response.json["id"], {"status": "done"})
@@ -145,40 +157,80 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Provider]:
         return found[slug]
 
     monkeypatch.setattr(registry, "get", get)
+    monkeypatch.setattr(registry, "all_providers", lambda: list(found.values()))
     monkeypatch.setattr(
         registry, "with_operation", lambda name: [p for p in found.values() if p.manifest.operation(name)]
     )
     return found
 
 
-def answered(status: int, document: Any = None, retry_after_s: float | None = None) -> CallResult:
-    """Return what the client makes of an answer with this status."""
-    response = HttpResponse(status, {}, document)
-    if status < 300:
-        return CallResult("success", response)
-    if status == 429:
-        return CallResult("throttled", response, retry_after_s=retry_after_s, provably_unsent=True)
-    return CallResult("server_error" if status >= 500 else "client_error", response)
+def answered(status: int, document: Any = None, retry_after_s: float | None = None) -> HttpResponse:
+    """Return an answer with this status."""
+    headers = {} if retry_after_s is None else {"retry-after": str(retry_after_s)}
+    return HttpResponse(status, headers, document)
 
 
 @dataclass
 class ScriptedClient:
     """The port of the provider client: answers from `script`, in order; an exception in it is raised."""
 
-    script: list[CallResult | BaseException | Callable[[], Any]] = field(default_factory=list)
-    calls: list[tuple[CallPlan, HttpRequest]] = field(default_factory=list)
+    script: list[HttpResponse | Failure | BaseException | Callable[[], Any]] = field(default_factory=list)
+    calls: list[tuple[Provider, HttpRequest]] = field(default_factory=list)
 
-    async def call(self, plan: CallPlan, request: HttpRequest) -> CallResult:
-        self.calls.append((plan, request))
+    async def send(
+        self, provider: Provider, account: Account, request: HttpRequest, timeout_s: float, *, fresh: bool = False
+    ) -> HttpResponse | Failure:
+        del account, timeout_s, fresh
+        self.calls.append((provider, request))
         step = self.script.pop(0)
         if isinstance(step, BaseException):
             raise step
-        result: CallResult = step if isinstance(step, CallResult) else await step()
+        result: HttpResponse | Failure = step if isinstance(step, HttpResponse | Failure) else await step()
         return result
 
     @property
     def methods(self) -> list[str]:
         return [request.method for _, request in self.calls]
+
+
+class FreeLimiter:
+    """A limiter that lets everything pass and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[str, float]] = []
+
+    async def take(self, *_: Any, **__: Any) -> Grant:
+        return FREE
+
+    def throttled(self, _path: Any, bucket: str, block_s: float, _sent_at: float | None) -> None:
+        self.blocks.append((bucket, block_s))
+
+
+class SilentPublisher:
+    """A producer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[Envelope] = []
+
+    async def publish(self, _topic: Any, _key: str, envelope: Envelope) -> None:
+        self.sent.append(envelope)
+
+
+def path_of(tokens: Any, client: Any, routes: RouteTable, clock: ManualClock, limiter: Any = None) -> CallPath:
+    """Return the outbound path around a scripted client."""
+    policies, retries = PolicyBook(), RetryBudgets()
+    free: Any = limiter or FreeLimiter()
+    feedback = Feedback(free, policies, UsageBook(clock, "w"), retries, clock)
+    publisher: Any = SilentPublisher()
+    return CallPath(
+        tokens,
+        client,
+        routes,
+        breakers=Breakers(clock.monotonic, lambda _low, high: high),
+        quotas=Quotas(free, policies, retries, feedback),
+        reporter=CallReporter(publisher, routes, clock, worker="w"),
+        clock=clock,
+    )
 
 
 @dataclass
@@ -193,15 +245,18 @@ class Desk:
     saga: UUID = field(default_factory=uuid7)
 
     def __post_init__(self) -> None:
-        self.vault = Vault(self.keyring)
-        self.desk = EffectDesk(self.keyring, self.routes, self.clock)
+        acts = Endpoints(self.keyring, self.clock, "https://gateway.test", LIMITS)
+        parts = Parts.build(self.database, self.keyring, acts, self.clock, Surroundings("https://api.patchbay.test"))
+        self.vault, self.tokens = parts.vault, parts.tokens
+        self.limiter = FreeLimiter()
+        self.path = path_of(parts.tokens, self.client, self.routes, self.clock, self.limiter)
+        self.targets = Targets(self.keyring, self.routes)
+        self.participant = ProviderEffects(self.targets, parts.tokens, self.path)
+        self.desk = EffectDesk(self.participant, SYNC_RESULTS, self.clock)
         self.executor = self.new_executor()
 
     def new_executor(self, width: int = 4) -> Executor:
-        client: Any = self.client
-        return Executor(
-            self.database, self.desk, client, vault=self.vault, routes=self.routes, clock=self.clock, width=width
-        )
+        return Executor(self.database, self.desk, self.participant, self.clock, width=width)
 
     async def connect(self, provider: Provider, account_ref: str = "acct", **knobs: Any) -> UUID:
         """Store a live connection; `options` and `secrets` may be given."""
@@ -248,7 +303,7 @@ class Desk:
 
     async def take(self, command: Command) -> None:
         async with self.database.unit_of_work() as uow:
-            await self.desk.take(uow, command, "")
+            await self.desk.take(uow, [(command, "")])
 
     async def run(self, command: Command, *script: Any) -> CommandAnswered:
         """Take a command, let the executor work until nothing is left to do, and return the newest answer."""
@@ -258,8 +313,15 @@ class Desk:
         return (await self.answers())[-1]
 
     async def work(self, key: str) -> None:
-        for _ in range(2):  # a read-back that finds nothing is followed by a new request at once
-            await self.executor.execute(key)
+        for _ in range(2):  # a look-up that finds nothing is followed by a new request at once
+            await self.execute(key)
+
+    async def execute(self, key: str, executor: Executor | None = None) -> None:
+        """Let an executor take an effect one step further, as it stands in the table."""
+        async with self.database.connection() as connection:
+            found = await table.get(connection, key)
+        if found is not None:
+            await (executor or self.executor).execute(found)
 
     async def answers(self) -> list[CommandAnswered]:
         found = await rows(
@@ -268,8 +330,8 @@ class Desk:
         return [decode(CommandAnswered, row["value"]) for row in found]
 
     async def effect(self, command: Command) -> Effect:
-        async with self.database.unit_of_work() as uow:
-            found = await effects.lock(uow.connection, command.effect_key)
+        async with self.database.connection() as connection:
+            found = await table.get(connection, command.effect_key)
         assert found is not None
         return found
 
@@ -294,7 +356,15 @@ def connection_api(database: Database, keyring: Keyring, acts: Endpoints, clock:
     """Return the connection handlers of a deployment that reaches no provider."""
     parts = Parts.build(database, keyring, acts, clock, Surroundings("https://api.patchbay.test"))
     client: Any = ScriptedClient()
-    return ConnectionApi(database, parts, ConnectionTest(database, parts.tokens, client, clock), clock)
+    return ConnectionApi(database, parts, ConnectionTest(database, client, clock), clock)
+
+
+def effect_api(database: Database, keyring: Keyring, clock: ManualClock) -> EffectApi:
+    """Return the effect handlers of a deployment that reaches no provider."""
+    targets = Targets(keyring, RouteTable())
+    unreachable: Any = None
+    desk = EffectDesk(ProviderEffects(targets, unreachable, unreachable), SYNC_RESULTS, clock)
+    return EffectApi(database, desk, targets, clock)
 
 
 @dataclass(frozen=True)
@@ -337,12 +407,14 @@ class Kit:
     mute: Provider = MUTE
     texter: Provider = TEXTER
     other: Provider = OTHER
-    answered: Callable[..., CallResult] = answered
+    answered: Callable[..., HttpResponse] = answered
+    path_of: Callable[..., CallPath] = path_of
     snapshot: Callable[..., PaymentSnapshot] = snapshot
     start: datetime = START
     limits: Limits = LIMITS
-    unanswered: CallResult = field(default_factory=lambda: CallResult("timeout", None))
-    unsent: CallResult = field(default_factory=lambda: CallResult("connect_error", None, provably_unsent=True))
+    unanswered: Failure = field(default_factory=lambda: Failure("timeout"))
+    unsent: Failure = field(default_factory=lambda: Failure("unsent"))
+    broken: Failure = field(default_factory=lambda: Failure("broken"))
 
 
 @pytest.fixture(scope="session")
@@ -381,8 +453,8 @@ async def database(migrated: Database) -> Database:
     """Give the service's database, emptied: migrating one per test would take a second each."""
     async with migrated.connection() as connection:
         await connection.execute(
-            """TRUNCATE connections, credentials, oauth_flows, endpoints, endpoint_secrets, endpoint_tokens, tenants, payments,
-                        effects, inbox, outbox, idempotent_answers"""
+            """TRUNCATE connections, credentials, oauth_flows, endpoints, endpoint_secrets, endpoint_tokens, tenants,
+                        payments, effects, inbox, outbox, idempotent_answers"""
         )
     return migrated
 
@@ -400,6 +472,7 @@ async def platform(
     served = [
         *routes(Api(database), tokens),
         *connection_routes(connection_api(database, keyring, acts, clock), tokens),
+        *effect_routes(effect_api(database, keyring, clock), tokens),
         *endpoint_routes(EndpointApi(database, acts, clock, OfferedCodes(keyring)), tokens),
         *tenant_routes(TenantApi(database, TenantTree(acts, clock, LIMITS)), tokens),
     ]

@@ -85,9 +85,11 @@ def connect(platform: Platform, provider: Provider, tenant: str) -> Actor:
     """Create a connection with fresh secrets and return it; raises `Refusal`."""
     options = _options(provider)
     keys = provider.verifier(options).generate()
+    needed = provider.api.method().secret_names() if provider.manifest.api is not None else ()
     secrets = {
         name: keys.verifying if name == provider.webhook.secret else spec.prefix + random.token_hex(16)
         for name, spec in provider.manifest.secrets.items()
+        if name in needed or spec.required
     }
     account = f"{tenant}-{provider.slug}"
     body = {

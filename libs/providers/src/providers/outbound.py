@@ -77,6 +77,11 @@ class Outbound(Folder):
             base = self.api.sandbox_base_url
         return str(render(base, Scope({"account_ref": account.account_ref, "option": account.options})))
 
+    def host_is_chosen(self, account: Account, request: HttpRequest) -> bool:
+        """Tell whether a tenant's option names the whole host, which then may stand anywhere."""
+        base = request.base_url or (self.api.sandbox_base_url if account.mode == "sandbox" else self.api.base_url)
+        return base.startswith("https://{") and base.endswith("}")
+
     def authorise(self, request: HttpRequest, account: Account, now: datetime) -> HttpRequest:
         """Return the request with the account's credentials and the API version header.
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import random
+import socket
+
 from chassis.claims import ClaimStore
 from chassis.clock import SystemClock
 from chassis.db.database import Database
+from chassis.effects.desk import EffectDesk
+from chassis.effects.executor import Executor
 from chassis.kafka.asyncapi import document
 from chassis.kafka.loop import BatchLoop
 from chassis.kafka.state import StateReader
+from chassis.redis import connect
 from chassis.sealing import Keyring
 from chassis.service import Service
-from contracts.topics import GATEWAY_CODES, GATEWAY_EVENTS, HEALTH_ROUTES, ORCHESTRATOR_COMMANDS
-from sync_worker.connections.vault import Vault
-from sync_worker.effects.desk import EffectDesk
-from sync_worker.effects.executor import Executor
+from contracts.topics import (
+    GATEWAY_CODES,
+    GATEWAY_EVENTS,
+    HEALTH_QUOTAS,
+    HEALTH_ROUTES,
+    ORCHESTRATOR_COMMANDS,
+    SYNC_RESULTS,
+)
+from sync_worker.connections.parts import Parts, Surroundings
+from sync_worker.connections.probe import ConnectionTest
+from sync_worker.connections.routes import ConnectionApi, connection_routes
+from sync_worker.connections.scope import widen
+from sync_worker.effects.participant import ProviderEffects
+from sync_worker.effects.routes import EffectApi, effect_routes
+from sync_worker.effects.targets import Targets
 from sync_worker.endpoints.configuration import Limits
 from sync_worker.endpoints.desk import Endpoints
 from sync_worker.endpoints.key_watch import KeyWatch
@@ -22,10 +39,8 @@ from sync_worker.endpoints.republish import Republisher
 from sync_worker.endpoints.routes import EndpointApi, TenantApi, endpoint_routes, tenant_routes
 from sync_worker.endpoints.tenant_tree import TenantTree
 from sync_worker.handlers import Handlers
-from sync_worker.outbound.client import ProviderClient
+from sync_worker.outbound.parts import OutboundParts
 from sync_worker.outbound.probes import Prober
-from sync_worker.outbound.reports import CallReporter
-from sync_worker.outbound.route_table import RouteTable
 from sync_worker.routes import Api, routes
 from sync_worker.settings import Settings
 
@@ -36,22 +51,26 @@ def create(settings: Settings) -> Service:
     """Return the sync worker."""
     clock = SystemClock()
     keyring = Keyring.load(settings.keyring)
-    vault = Vault(keyring)
     database = Database(settings.database_url.get_secret_value(), service=NAME, pool_size=settings.database_pool_size)
     service = Service(NAME, settings, database=database)
-    table = RouteTable()
-    reporter = CallReporter(service.publisher, table, clock, worker=settings.instance or "0")
-    client = ProviderClient(reporter, clock, base_url_override=settings.provider_base_url_override)
-    desk = EffectDesk(keyring, table, clock)
-    executor = Executor(database, desk, client, vault=vault, routes=table, clock=clock, width=settings.executors)
+    limits = Limits(max_body_bytes=settings.endpoint_max_body_bytes, max_per_s=settings.endpoint_max_per_s)
+    endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits)
+    parts = Parts.build(database, keyring, endpoints, clock, _surroundings(settings))
+    outbound = _outbound(service, settings, database, parts)
+    targets = Targets(keyring, outbound.routes)
+    participant = ProviderEffects(targets, parts.tokens, outbound.path)
+    desk = EffectDesk(participant, SYNC_RESULTS, clock)
+    executor = Executor(database, desk, participant, clock, width=settings.executors)
     handlers = Handlers(keyring, desk, clock, ClaimStore(settings.claim_dir))
-    service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_ROUTES, table.apply))
-    service.add_background("call reports", reporter.run)
     service.add_background("effect executor", executor.run)
-    service.add_background("probes", Prober(database, client, vault, table, clock).run)
-    _configuration(service, settings, database, keyring, clock)
+    service.add_background("token refresh", parts.tokens.run)
+    service.tokens.widen = widen(database)
+    test = ConnectionTest(database, outbound.path, clock)
+    service.add_routes(connection_routes(ConnectionApi(database, parts, test, clock), service.tokens))
+    service.add_routes(effect_routes(EffectApi(database, desk, targets, clock), service.tokens))
+    _configuration(service, settings, database, keyring, endpoints)
     # Drained last to first: calls end, then their pools, then what they reported leaves.
-    for drain in (reporter.flush, client.close, executor.drain):
+    for drain in (parts.close, outbound.reporter.flush, outbound.client.close, executor.drain):
         service.add_drain(drain)
     service.add_loop(BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database))
     # Commands have a group of their own, so that a backlog of deliveries never delays one.
@@ -61,19 +80,50 @@ def create(settings: Settings) -> Service:
     return service
 
 
+def _outbound(service: Service, settings: Settings, database: Database, parts: Parts) -> OutboundParts:
+    """Put the way to providers together, with what feeds it and what it reports."""
+    clock = SystemClock()
+    redis = connect(settings.redis_url.get_secret_value())
+    outbound = OutboundParts.build(
+        service.publisher,
+        redis,
+        parts.tokens,
+        clock,
+        worker=f"{socket.gethostname()}:{settings.http_port}:{settings.instance or 0}",
+        base_url_override=settings.provider_base_url_override,
+    )
+    prober = Prober(database, outbound.path, outbound.routes, clock, random.uniform)
+    outbound.reporter.on_call, outbound.reporter.on_first_failure = prober.saw_call, prober.saw_failure
+    service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_ROUTES, outbound.routes.apply))
+    service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_QUOTAS, outbound.policies.apply))
+    service.add_background("call reports", outbound.reporter.run)
+    service.add_background("quota leases", outbound.limiter.run)
+    service.add_background("quota usage", outbound.usage.run)
+    service.add_background("route mirror", outbound.subscriber.run)
+    service.add_background("probes", prober.run)
+    service.add_drain(redis.aclose)
+    return outbound
+
+
+def _surroundings(settings: Settings) -> Surroundings:
+    listening = f"http://{settings.http_host}:{settings.http_port}"
+    return Surroundings(settings.public_api_url or listening, settings.provider_base_url_override)
+
+
 def _configuration(
-    service: Service, settings: Settings, database: Database, keyring: Keyring, clock: SystemClock
+    service: Service, settings: Settings, database: Database, keyring: Keyring, endpoints: Endpoints
 ) -> None:
     """Add what serves people: the API, and the two tasks that look after endpoints and their keys."""
-    limits = Limits(max_body_bytes=settings.endpoint_max_body_bytes, max_per_s=settings.endpoint_max_per_s)
-    endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits)
+    clock = SystemClock()
     service.add_background("endpoint republisher", Republisher(database, endpoints, clock).run)
     service.add_background("key watch", KeyWatch(database, clock, warning_h=settings.key_warning_h).run)
-    service.add_routes(routes(Api(database, keyring, clock, endpoints), service.tokens))
+    service.add_routes(routes(Api(database), service.tokens))
     codes = OfferedCodes(keyring)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_CODES, codes.apply))
     service.add_routes(endpoint_routes(EndpointApi(database, endpoints, clock, codes), service.tokens))
-    service.add_routes(tenant_routes(TenantApi(database, TenantTree(endpoints, clock, limits)), service.tokens))
+    service.add_routes(
+        tenant_routes(TenantApi(database, TenantTree(endpoints, clock, endpoints.limits)), service.tokens)
+    )
 
 
 def asyncapi() -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 from chassis.claims import ClaimStore, event_bytes
 from chassis.clock import Clock
 from chassis.db.database import UnitOfWork
+from chassis.effects.desk import EffectDesk
 from chassis.kafka.records import Message
 from chassis.sealing import Keyring
 from chassis.telemetry.metrics import counter
@@ -24,7 +25,6 @@ from providers import registry
 from providers.sdk import PaymentSnapshot
 from sync_worker import payments
 from sync_worker.effects.commands import decode_command
-from sync_worker.effects.desk import EffectDesk
 from sync_worker.endpoints.key_watch import KeyUses
 from sync_worker.metrics import PAYMENTS
 from sync_worker.models import Payment
@@ -71,8 +71,8 @@ class Handlers:
 
     async def commands(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
         """Reserve an effect per command, or answer from the one that is there; execution starts after the commit."""
-        for message in messages:
-            await self._desk.take(uow, decode_command(message.envelope), message.trace or "")
+        commands = [(decode_command(message.envelope), message.trace or "") for message in messages]
+        await self._desk.take(uow, commands)
 
     async def _read(self, message: Message, attributes: DeliveryAttributes) -> list[payments.Seen]:
         if not attributes.entity.startswith(f"{payments.KIND}:"):

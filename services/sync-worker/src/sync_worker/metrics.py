@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from chassis.effects.desk import ANSWERS, REUSED
+from chassis.effects.executor import OPEN
 from chassis.telemetry.metrics import Metric
+from sync_worker.limiter.metrics import METRICS as LIMITER_METRICS
 
 REQUESTS = Metric(
     "provider_requests_total", "counter", "Calls to providers by outcome.", ("provider", "operation", "outcome")
@@ -13,7 +16,6 @@ REQUEST_SECONDS = Metric(
     "provider_request_duration_seconds", "histogram", "Duration of calls to providers.", ("provider", "operation")
 )
 IN_FLIGHT = Metric("provider_requests_in_flight", "gauge", "Calls to providers that have no answer yet.", ("provider",))
-EFFECTS = Metric("sync_effects_total", "counter", "Answers to commands by status.", ("operation", "status"))
 PAYMENTS = Metric(
     "sync_payment_snapshots_total", "counter", "Payment snapshots by what became of them.", ("provider", "outcome")
 )
@@ -23,7 +25,13 @@ KEYS_EXPIRING_IN_USE = Metric(
     "gauge",
     "Webhook keys that end soon, were used in the last hour and have a newer key beside them.",
 )
+CREDENTIAL_REFRESHES = Metric(
+    "credential_refreshes_total", "counter", "Attempts to get a token by how they ended.", ("provider", "outcome")
+)
 METRICS: Final[tuple[Metric, ...]] = (
-    *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, EFFECTS, PAYMENTS, CALLS_UNREPORTED),
+    *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PAYMENTS, CALLS_UNREPORTED),
     KEYS_EXPIRING_IN_USE,
+    CREDENTIAL_REFRESHES,
+    *(ANSWERS, REUSED, OPEN),
+    *LIMITER_METRICS,
 )

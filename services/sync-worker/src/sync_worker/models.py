@@ -11,6 +11,12 @@ from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 from sqlmodel import Field, SQLModel
 
 from chassis.db.schema import INSTANT, service_registry
+from chassis.effects.table import add_effects_table
+from sync_worker.connections.states import ConnectionState
+
+
+def _words(*words: str) -> str:
+    return ", ".join(f"'{word}'" for word in words)
 
 
 class Base(SQLModel, registry=service_registry()):
@@ -18,39 +24,92 @@ class Base(SQLModel, registry=service_registry()):
 
 
 class Connection(Base, table=True):
-    """A tenant's account at a provider."""
+    """A tenant's account at a provider, in one mode.
+
+    `account_ref` is empty until an OAuth flow has told it. `method` names the manifest's way to authenticate, `reason`
+    says why the state is what it is, `scopes` are those that were asked for, `last_test` is `{"outcome", "status",
+    "at"}`. `version` grows with each change of the row but those of `last_test`.
+    """
 
     __tablename__ = "connections"
     __table_args__ = (
         # A revoked account may be connected again, as a new connection.
         sa.Index(
-            "uq_connections_live_account",
-            *("tenant", "provider", "account_ref"),
+            "uq_connections_account",
+            *("tenant", "provider", "account_ref", "mode"),
             unique=True,
-            postgresql_where=sa.text("state = 'live'"),
+            postgresql_where=sa.text("state NOT IN ('revoked', 'erased') AND account_ref <> ''"),
         ),
-        sa.CheckConstraint("state IN ('live', 'revoked')", name="state"),
+        sa.CheckConstraint(f"state IN ({_words(*ConnectionState)})", name="state"),
+        sa.CheckConstraint("mode IN ('live', 'sandbox')", name="mode"),
     )
 
     id: UUID = Field(primary_key=True)
     tenant: str = Field(sa_type=sa.Text)
     provider: str = Field(sa_type=sa.Text)
     account_ref: str = Field(sa_type=sa.Text)
+    mode: str = Field(default="live", sa_type=sa.Text)
     state: str = Field(sa_type=sa.Text)
+    reason: str = Field(default="", sa_type=sa.Text)
+    method: str = Field(default="", sa_type=sa.Text)
     options: dict[str, str] = Field(sa_column=sa.Column(JSONB, nullable=False))
+    scopes: list[str] = Field(default_factory=list, sa_column=sa.Column(JSONB, nullable=False))
+    missing_scopes: list[str] = Field(default_factory=list, sa_column=sa.Column(JSONB, nullable=False))
+    last_test: dict[str, Any] | None = Field(default=None, sa_column=sa.Column(JSONB))
+    version: int = 1
     created_at: datetime = Field(sa_type=INSTANT)
     created_by: str = Field(sa_type=sa.Text)
 
 
 class Credential(Base, table=True):
-    """One sealed secret of a connection; `version` never decreases."""
+    """One sealed secret of a connection, or its OAuth tokens (`kind` `oauth`); `version` never decreases.
+
+    One version of a kind is active. `expires_at` and `refresh_after` are those of tokens. Whoever holds the lease, by
+    the database's clock, may ask for the next token; `failed_at` is when that went wrong last.
+    """
 
     __tablename__ = "credentials"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('next', 'active', 'draining', 'revoked')", name="state"),
+        sa.Index(
+            "uq_credentials_active",
+            *("connection", "kind"),
+            unique=True,
+            postgresql_where=sa.text("state = 'active'"),
+        ),
+        sa.Index(
+            "ix_credentials_refresh_after",
+            "refresh_after",
+            postgresql_where=sa.text("state = 'active' AND refresh_after IS NOT NULL"),
+        ),
+    )
 
     connection: UUID = Field(primary_key=True, foreign_key="connections.id")
-    name: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    kind: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
     version: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True))
+    tenant: str = Field(sa_type=sa.Text)
+    state: str = Field(default="active", sa_type=sa.Text)
     sealed: bytes = Field(sa_column=sa.Column(BYTEA, nullable=False))
+    expires_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    refresh_after: datetime | None = Field(default=None, sa_type=INSTANT)
+    lease_owner: str = Field(default="", sa_type=sa.Text)
+    lease_until: datetime | None = Field(default=None, sa_type=INSTANT)
+    failed_at: datetime | None = Field(default=None, sa_type=INSTANT)
+
+
+class OAuthFlow(Base, table=True):
+    """A person on the way to grant access. The state is known by its SHA-256 only, and the row goes when it is used."""
+
+    __tablename__ = "oauth_flows"
+
+    state_hash: bytes = Field(sa_column=sa.Column(BYTEA, primary_key=True))
+    connection: UUID = Field(foreign_key="connections.id", index=True)
+    tenant: str = Field(sa_type=sa.Text)
+    verifier: bytes = Field(sa_column=sa.Column(BYTEA, nullable=False))
+    redirect_uri: str = Field(sa_type=sa.Text)
+    scopes: list[str] = Field(sa_column=sa.Column(JSONB, nullable=False))
+    expires_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=sa.Text)
 
 
 class Endpoint(Base, table=True):
@@ -162,38 +221,4 @@ class Payment(Base, table=True):
     updated_at: datetime = Field(sa_type=INSTANT)
 
 
-class Effect(Base, table=True):
-    """One effect at a provider and how far it got (sync-worker.md §4.5).
-
-    `attempt` is the newest attempt that was asked for, `answered` the newest that got an answer; a row whose `attempt`
-    is ahead and whose lease is over has work to do.
-    """
-
-    __tablename__ = "effects"
-    __table_args__ = (
-        sa.CheckConstraint("state IN ('reserved', 'sent', 'applied', 'refused', 'unknown', 'voided')", name="state"),
-        sa.Index("ix_effects_open", "lease_until", postgresql_where=sa.text("attempt > answered")),
-        sa.Index(None, "saga_id"),
-    )
-
-    key: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
-    saga_id: UUID
-    step: str = Field(sa_type=sa.Text)
-    tenant: str = Field(sa_type=sa.Text)
-    operation: str = Field(sa_type=sa.Text)
-    command: dict[str, Any] = Field(sa_column=sa.Column(JSONB, nullable=False))
-    request_hash: str = Field(sa_type=sa.Text)
-    connection: UUID | None = None
-    provider: str = Field(sa_type=sa.Text)
-    state: str = Field(sa_type=sa.Text)
-    code: str = Field(sa_type=sa.Text)
-    detail: str = Field(sa_type=sa.Text)
-    provider_ref: str = Field(sa_type=sa.Text)
-    result: dict[str, Any] = Field(sa_column=sa.Column(JSONB, nullable=False))
-    attempt: int
-    answered: int
-    calls: int
-    trace: str = Field(sa_type=sa.Text)
-    lease_until: datetime | None = Field(sa_type=INSTANT)
-    sent_at: datetime | None = Field(sa_type=INSTANT)
-    updated_at: datetime = Field(sa_type=INSTANT)
+add_effects_table(Base.metadata)

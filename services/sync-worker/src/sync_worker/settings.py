@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from chassis.settings import DatabaseSettings
 
@@ -16,14 +16,20 @@ class Settings(DatabaseSettings):
     public_gateway_url: str = Field(
         pattern=r"^https?://[^/]+$", description="base of webhook URLs as providers see them, without a path"
     )
+    public_api_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/]+)?$",
+        description="base of this API as browsers see it, for OAuth callbacks. Empty: where it listens",
+    )
     provider_base_url_override: str = Field(
         default="",
         description="sandbox URL; calls go to <it>/<provider> instead of the providers. Empty: the providers",
     )
+    redis_url: SecretStr = Field(description="redis:// URL of the shared quotas and the mirror of routes")
     claim_dir: Path = Field(
         default=Path(".run/claims"), description="claim-check store of the gateway: bodies too large for a record"
     )
-    executors: int = Field(default=16, ge=1, le=256, description="provider calls in flight per process")
+    executors: int = Field(default=64, ge=1, le=1024, description="provider calls in flight per process")
     endpoint_max_body_bytes: int = Field(
         default=10 * 1024 * 1024, gt=0, description="greatest body limit of an endpoint; what the gateway takes at most"
     )

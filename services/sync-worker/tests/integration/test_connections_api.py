@@ -85,8 +85,11 @@ async def test_a_secret_never_comes_out_again(
     ]
     assert [one.status_code for one in answers] == [201, 201, 409, 422, 422, 422, 200, 200, 204, 200]
     assert answers[7].json()["secrets"] == ["api_key", "webhook"]
+    async with database.connection() as connection:
+        assert len(await connection.fetch("SELECT FROM credentials")) == 0, "the connection is revoked"
     tables = ("outbox", "connections", "credentials", "endpoints", "endpoint_secrets", "idempotent_answers")
-    stored = [await rows(database.dsn, f"SELECT t::text FROM {table} t") for table in tables]
+    async with database.connection() as connection:
+        stored = [await connection.fetch(f"SELECT t::text FROM {table} t") for table in tables]
     captured = capfd.readouterr()
     hexed = CANARY.encode().hex()
     for text in (*(one.text for one in answers), str(stored), captured.out, captured.err):
@@ -119,10 +122,13 @@ async def test_the_same_key_gives_the_same_answer_and_another_request_is_a_confl
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"provider": "nobody"}, "provider"),
         ({"provider": "No Slug"}, "provider"),
         ({"tenant": 5}, "tenant"),
         ({"account_ref": ""}, "account_ref"),
+        ({"mode": "test"}, "mode"),
+        ({"mode": "sandbox"}, "mode"),
+        ({"method": "nothing"}, "method"),
+        ({"method": "api_key", "secrets": {"webhook": "w"}}, "secrets.api_key"),
         ({"account_ref": "a\u0000b"}, "account_ref"),
         ({"colour": "red"}, "colour"),
         ({"lane": "fast"}, "lane"),
@@ -143,6 +149,12 @@ async def test_a_bad_body_is_422_and_names_the_field(
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
+async def test_an_unknown_provider_is_404(api: httpx.AsyncClient, fakes: Any) -> None:
+    assert fakes
+    answer = await api.post(CONNECTIONS, json=new("nobody"))
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_provider")
+
+
 async def test_a_revoked_connection_is_gone_from_the_gateway_and_from_the_vault(
     api: httpx.AsyncClient, database: Database, keyring: Keyring, fakes: Any
 ) -> None:
@@ -157,7 +169,8 @@ async def test_a_revoked_connection_is_gone_from_the_gateway_and_from_the_vault(
     ]
     shown = (await api.get(path)).json()
     assert (shown["state"], shown["endpoints"], shown["secrets"]) == ("revoked", [], [])
-    assert not await rows(database.dsn, "SELECT 1 FROM credentials")
+    async with database.connection() as connection:
+        assert not await connection.fetch("SELECT FROM credentials")
     assert len(await outgoing(database, PLATFORM_AUDIT.name)) == 3, "the second time nothing happened"
     async with database.connection() as connection:
         with pytest.raises(Terminal):

@@ -25,10 +25,8 @@ from contracts.events.health import RouteState
 from contracts.events.sync import PaymentChanged
 from contracts.ids import entity_id
 from contracts.topics import SYNC_CHANGES
-from sync_worker.effects.desk import EffectDesk
 from sync_worker.handlers import Handlers
 from sync_worker.outbound.probes import Prober
-from sync_worker.outbound.route_table import RouteTable
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -60,9 +58,8 @@ def delivery(event: str, *, kind: str = "payment", entity: str = "payment:p1", *
 @pytest.fixture
 def handlers(keyring: Any, fakes: Any) -> Handlers:
     assert fakes
-    return Handlers(
-        keyring, EffectDesk(keyring, RouteTable(), ManualClock(START)), ManualClock(START), ClaimStore(Path("unused"))
-    )
+    no_desk: Any = None  # deliveries never meet an effect
+    return Handlers(keyring, no_desk, ManualClock(START), ClaimStore(Path("unused")))
 
 
 async def take(database: Database, handlers: Handlers, *messages: Message) -> None:
@@ -145,23 +142,3 @@ async def _waits_for_a_lock(database: Database) -> None:
     """Return once another session of this database waits for a lock."""
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     await until(lambda: rows(database.dsn, waiting), "the other member waits")
-
-
-async def test_a_probe_asks_with_the_first_connection_that_can(desk: Any, kit: Any) -> None:
-    await desk.connect(kit.payer, "keyless", secrets={"webhook": "w"})
-    able = await desk.connect(kit.payer, "acct-2")
-    desk.client.script = [kit.answered(200, {})]
-    prober = Prober(desk.database, desk.client, desk.vault, desk.routes, desk.clock)
-    desk.route(RouteState.DOWN, 1)
-
-    async def probed() -> bool:
-        return bool(desk.client.calls)
-
-    task = asyncio.create_task(prober.run())
-    try:
-        await until(probed, "a probe")
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    ((plan, request),) = desk.client.calls
-    assert (plan.probe, plan.credential, request.path) == (True, str(able), "/probe/acct-2")

@@ -10,7 +10,7 @@ import pytest
 
 from chassis.testing.harness import rows, until
 from contracts.events.health import RouteState
-from sync_worker.outbound.client import CallResult
+from providers.sdk import HttpResponse
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -27,9 +27,9 @@ async def test_an_applied_effect_is_answered_once_more_for_every_replay_with_one
         ("applied", "re_1", 1),
         ("applied", "re_1", 2),
     ]
-    ((plan, request),) = desk.client.calls
+    ((provider, request),) = desk.client.calls
     assert request.headers["Idempotency-Key"] == desk.refund(payment).effect_key
-    assert (plan.capability, plan.operation, plan.timeout_s) == ("payments", "payment.refund", 10)
+    assert provider.slug == "payer"
 
 
 async def test_a_refusal_is_final_and_has_the_providers_code(desk: Any, kit: Any) -> None:
@@ -47,17 +47,26 @@ async def test_what_was_provably_not_applied_is_sent_again_with_the_same_key(des
     unsent = await desk.run(desk.refund(payment, 2), kit.unsent)
     assert (unsent.status, unsent.code) == ("transient", "connect_error")
     assert (await desk.effect(desk.refund(payment))).state == "reserved"
-    credential = await desk.run(desk.refund(payment, 3), kit.answered(401))
-    assert (credential.status, credential.code) == ("transient", "credential_refused")
-    assert (await desk.run(desk.refund(payment, 4), kit.answered(200, OK))).status == "applied"
+    assert (await desk.run(desk.refund(payment, 3), kit.answered(200, OK))).status == "applied"
     assert len({request.headers["Idempotency-Key"] for _, request in desk.client.calls}) == 1
+
+
+async def test_a_refused_credential_waits_for_a_person_and_loses_nothing(desk: Any, kit: Any) -> None:
+    payment = await desk.refundable()
+    refused = await desk.run(desk.refund(payment), kit.answered(401))
+    assert (refused.status, refused.code) == ("transient", "credential_refused")
+    waits = await desk.run(desk.refund(payment, 2))
+    assert (waits.status, waits.code, len(desk.client.calls)) == ("transient", "needs_reauth", 1)
+    async with desk.database.connection() as connection:
+        await connection.execute("UPDATE connections SET state = 'live'")
+    assert (await desk.run(desk.refund(payment, 3), kit.answered(200, OK))).status == "applied"
 
 
 @pytest.mark.parametrize("kind", ["timeout", "no answer", 500, 503, 408, 409, "unreadable", "redirect"])
 async def test_an_unknown_outcome_is_asked_about_and_never_sent_again_blindly(desk: Any, kit: Any, kind: Any) -> None:
     results = {
         "timeout": kit.unanswered,
-        "no answer": CallResult("server_error", None),
+        "no answer": kit.broken,
         "unreadable": kit.answered(200, {"what": "is this"}),
         "redirect": kit.answered(302),
     }
@@ -116,7 +125,7 @@ async def test_a_failed_resend_proves_nothing_and_does_not_renew_the_keys_lifeti
     payment = await desk.refundable(kit.mute, options={"idempotency_lifetime_h": "24"})
     late = desk.refund(payment, deadline=desk.clock.now() + timedelta(hours=20))
     await desk.run(late, kit.unanswered)
-    for attempt, result in enumerate([kit.unsent, kit.answered(429), kit.answered(401)], start=2):
+    for attempt, result in enumerate([kit.unsent, kit.answered(429), kit.answered(403)], start=2):
         desk.later(hours=7)
         answer = await desk.run(desk.refund(payment, attempt), result)
         assert answer.status == "unknown", "the first request may have been applied, whatever became of this one"
@@ -128,10 +137,10 @@ async def test_a_failed_resend_proves_nothing_and_does_not_renew_the_keys_lifeti
 async def test_a_worker_that_died_in_the_call_is_followed_by_a_question(desk: Any, kit: Any) -> None:
     payment = await desk.refundable()
     command = desk.refund(payment)
-    desk.client.script = [RuntimeError("killed"), kit.answered(200, OK)]
+    desk.client.script = [asyncio.CancelledError("killed"), kit.answered(200, OK)]
     await desk.take(command)
-    with pytest.raises(RuntimeError):
-        await desk.executor.execute(command.effect_key)
+    with pytest.raises(asyncio.CancelledError):
+        await desk.execute(command.effect_key)
     assert (await desk.effect(command)).state == "sent", "it was committed before the request left"
     await desk.work(command.effect_key)
     assert len(desk.client.calls) == 1, "while the lease runs, the other worker may still be at it"
@@ -144,14 +153,15 @@ async def test_a_worker_that_lost_its_lease_keeps_quiet(desk: Any, kit: Any) -> 
     payment = await desk.refundable()
     command = desk.refund(payment)
 
-    async def slow() -> CallResult:
+    async def slow() -> HttpResponse:
         desk.later(seconds=16)
-        await desk.executor.execute(command.effect_key)
-        return CallResult("success", kit.answered(402, {"code": "too_late"}).response)
+        await desk.execute(command.effect_key)
+        late: HttpResponse = kit.answered(402, {"code": "too_late"})
+        return late
 
     desk.client.script = [slow, kit.answered(200, OK)]
     await desk.take(command)
-    await desk.executor.execute(command.effect_key)
+    await desk.execute(command.effect_key)
     assert [one.status for one in await desk.answers()] == ["applied"]
     assert (await desk.effect(command)).state == "applied"
 
@@ -177,7 +187,7 @@ async def test_a_deadline_ends_what_was_not_sent_and_nothing_else(desk: Any, kit
     assert (await desk.run(desk.refund(payment, 2), kit.answered(200, OK))).status == "applied"
     desk.saga = type(desk.saga)(int=desk.saga.int + 1)
     over = await desk.run(desk.refund(payment, deadline=desk.clock.now()))
-    assert (over.status, over.code) == ("refused", "deadline_over")
+    assert (over.status, over.code) == ("refused", "expired")
 
 
 async def test_one_key_for_two_requests_is_refused_and_the_first_stands(desk: Any, kit: Any) -> None:
@@ -228,13 +238,16 @@ async def test_a_connection_that_is_revoked_meanwhile_ends_what_waits_but_not_wh
     desk.route(RouteState.HEALTHY, 2)
     async with desk.database.connection() as connection:
         await connection.execute("UPDATE connections SET state = 'revoked'")
+    desk.later(minutes=1)
     assert (await desk.run(desk.refund(payment, 2))).code == "no_connection"
     async with desk.database.connection() as connection:
         await connection.execute("UPDATE connections SET state = 'live'")
+    desk.later(minutes=1)
     desk.saga = type(desk.saga)(int=desk.saga.int + 1)
     await desk.run(desk.refund(payment), kit.unanswered)
     async with desk.database.connection() as connection:
         await connection.execute("UPDATE connections SET state = 'revoked'")
+    desk.later(minutes=1)
     sent = await desk.run(desk.refund(payment, 2))
     assert (sent.status, sent.code, sent.retry_after_s) == ("unknown", "needs_settlement", None)
 
@@ -244,17 +257,17 @@ async def test_two_workers_on_one_key_make_one_call(desk: Any, kit: Any) -> None
     command = desk.refund(payment)
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held() -> CallResult:
+    async def held() -> HttpResponse:
         arrived.set()
         await go_on.wait()
-        result: CallResult = kit.answered(200, OK)
+        result: HttpResponse = kit.answered(200, OK)
         return result
 
     desk.client.script = [held]
     await desk.take(command)
-    first = asyncio.create_task(desk.executor.execute(command.effect_key))
+    first = asyncio.create_task(desk.execute(command.effect_key))
     await arrived.wait()
-    await asyncio.gather(*(desk.new_executor().execute(command.effect_key) for _ in range(5)))
+    await asyncio.gather(*(desk.execute(command.effect_key, desk.new_executor()) for _ in range(5)))
     go_on.set()
     await first
     assert len(desk.client.calls) == 1
@@ -265,7 +278,7 @@ async def test_two_first_commands_at_once_reserve_one_effect(desk: Any) -> None:
     payment = await desk.refundable()
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with desk.database.unit_of_work() as uow:
-        await desk.desk.take(uow, desk.refund(payment, 2), "")
+        await desk.desk.take(uow, [(desk.refund(payment, 2), "")])
         other = asyncio.create_task(desk.take(desk.refund(payment, 1)))
         await until(lambda: rows(desk.database.dsn, waiting), "the other member waits")
     await other

@@ -21,15 +21,13 @@ from contracts.envelope import Envelope
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.events.platform import AuditRecorded
 from contracts.topics import PLATFORM_AUDIT
-from sync_worker.effects.desk import EffectDesk
+from sync_worker.endpoints.configuration import EndpointSettings
 from sync_worker.endpoints.desk import Endpoints
 from sync_worker.endpoints.key_watch import KeyWatch
 from sync_worker.endpoints.republish import Republisher
-from sync_worker.endpoints.configuration import EndpointSettings
 from sync_worker.handlers import Handlers
 from sync_worker.metrics import KEYS_EXPIRING_IN_USE
 from sync_worker.models import Connection
-from sync_worker.outbound.route_table import RouteTable
 from sync_worker.repository import connections, endpoints
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -58,7 +56,8 @@ def delivery(endpoint: str, key_id: str, at: datetime, origin: Any = "webhook") 
 @pytest.fixture
 def handlers(keyring: Keyring, clock: ManualClock, fakes: Any) -> Handlers:
     assert fakes
-    return Handlers(keyring, EffectDesk(keyring, RouteTable(), clock), clock, ClaimStore(Path("unused")))
+    no_desk: Any = None  # deliveries never meet an effect
+    return Handlers(keyring, no_desk, clock, ClaimStore(Path("unused")))
 
 
 @pytest.fixture

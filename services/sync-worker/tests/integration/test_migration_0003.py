@@ -55,7 +55,7 @@ async def fill(dsn: str, keyring: Keyring) -> None:
     for credential in Vault(keyring).seal("shop", CONNECTION, {"webhook": "the-old-secret", "api_key": "other"}):
         await connection.execute(
             "INSERT INTO credentials (connection, name, version, sealed) VALUES ($1, $2, $3, $4)",
-            *(credential.connection, credential.name, credential.version, credential.sealed),
+            *(credential.connection, credential.kind, credential.version, credential.sealed),
         )
     await connection.execute(
         "INSERT INTO endpoints (id, connection, url, lane, version) VALUES ('ep-old', $1, $2, 'bulk', 1)",

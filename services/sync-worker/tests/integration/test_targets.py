@@ -11,7 +11,7 @@ import pytest
 
 from chassis.testing.harness import until
 from contracts.events.health import RouteState
-from sync_worker.outbound.client import CallResult
+from providers.sdk import HttpResponse
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -91,7 +91,7 @@ async def test_a_commit_starts_the_call_and_a_lost_wake_up_is_repaired(desk: Any
     try:
         await desk.take(command)
         await until(lambda: has(1), "the commit wakes the executor")
-        desk.desk.wake = lambda _key: None
+        desk.desk.wake = lambda _effect: None
         await desk.take(desk.refund(payment, 2))
         assert await number_of_answers() == 1
 
@@ -109,10 +109,10 @@ async def test_a_drain_waits_for_the_call_in_flight_and_starts_no_other(desk: An
     first, second = [await desk.pay(kit.payer, await desk.connect(kit.payer, ref), external_id=ref) for ref in "ab"]
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
-    async def held() -> CallResult:
+    async def held() -> HttpResponse:
         arrived.set()
         await go_on.wait()
-        result: CallResult = kit.answered(200, {"id": "re_1"})
+        result: HttpResponse = kit.answered(200, {"id": "re_1"})
         return result
 
     desk.client.script = [held]

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,14 @@ from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfig
 from contracts.topics import (
     GATEWAY_CODES,
     GATEWAY_EVENTS,
+    HEALTH_QUOTAS,
     HEALTH_ROUTES,
     ORCHESTRATOR_COMMANDS,
     PLATFORM_AUDIT,
     SYNC_CALLS,
     SYNC_CHANGES,
     SYNC_ENDPOINTS,
+    SYNC_QUOTA_USAGE,
     SYNC_RESULTS,
     Lane,
 )
@@ -51,6 +54,20 @@ from sync_worker.settings import Settings
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What a sync worker needs beside its database's migrations."""
+
+    kafka: str
+    postgres: PostgresAdmin
+    redis: str
+
+
+@pytest.fixture
+def servers(kafka_bootstrap: str, postgres_server: PostgresAdmin, redis_url: str) -> Servers:
+    return Servers(kafka_bootstrap, postgres_server, redis_url)
 
 
 @asynccontextmanager
@@ -104,20 +121,21 @@ def refund(saga: UUID, payment: str, key: str) -> RefundPayment:
 
 
 async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
-    kafka_bootstrap: str, postgres_server: PostgresAdmin, issuer: LocalIssuer, tmp_path: Path, fakes: Any
+    servers: Servers, issuer: LocalIssuer, tmp_path: Path, fakes: Any
 ) -> None:
     assert fakes
-    written = (SYNC_CALLS, SYNC_CHANGES, SYNC_ENDPOINTS, SYNC_RESULTS, PLATFORM_AUDIT)
-    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES, GATEWAY_CODES)
-    await declared_topics(kafka_bootstrap, *written, *read)
+    written = (SYNC_CALLS, SYNC_QUOTA_USAGE, SYNC_CHANGES, SYNC_ENDPOINTS, SYNC_RESULTS, PLATFORM_AUDIT)
+    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES, HEALTH_QUOTAS, GATEWAY_CODES)
+    await declared_topics(servers.kafka, *written, *read)
     external_id, requests = uuid4().hex, list[str]()
     async with provider(requests) as provider_url:
         settings = Settings(
             **issuer.settings(),
-            kafka_bootstrap=kafka_bootstrap,
+            kafka_bootstrap=servers.kafka,
             http_port=free_port(),
-            database_url=SecretStr(await migrated_dsn(postgres_server, "sync_worker")),
+            database_url=SecretStr(await migrated_dsn(servers.postgres, "sync_worker")),
             keyring=write_keyring(tmp_path),
+            redis_url=SecretStr(servers.redis),
             public_gateway_url="https://gateway.test",
             provider_base_url_override=provider_url,
         )
@@ -128,7 +146,7 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
             body = {"provider": "payer", "tenant": "t1", "account_ref": external_id}
             secrets = {"webhook": "w", "api_key": "canary-key"}
             connection = (await client.post("/v1/connections", json=body | {"secrets": secrets})).json()["id"]
-            await deliver_twice(kafka_bootstrap, delivery(connection, external_id))
+            await deliver_twice(servers.kafka, delivery(connection, external_id))
 
             async def known() -> Any:
                 return (await client.get("/v1/entities/payments")).json()["items"]
@@ -138,42 +156,47 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
             saga = uuid4()
             command = refund(saga, payment["id"], external_id)
             # Twice, as two facts: the inbox does not know that they are the same command.
-            await produce(kafka_bootstrap, ORCHESTRATOR_COMMANDS[Lane.CRITICAL], f"{saga}:refund", command, command)
+            await produce(servers.kafka, ORCHESTRATOR_COMMANDS[Lane.CRITICAL], f"{saga}:refund", command, command)
 
             async def answers() -> list[CommandAnswered]:
-                seen = await read_topic(kafka_bootstrap, SYNC_RESULTS.name)
+                seen = await read_topic(servers.kafka, SYNC_RESULTS.name)
                 return [decode(CommandAnswered, one.value or b"") for one in seen if one.key == str(saga).encode()]
 
             found = await until(answers, "the command is answered")
             assert {(one.status, one.provider_ref) for one in found} == {("applied", "re_1")}
     assert requests == ["POST /payer/effects HTTP/1.1"], "one request, whatever came how often"
     changes = [
-        one
-        for one in await read_topic(kafka_bootstrap, SYNC_CHANGES.name)
-        if external_id.encode() in (one.value or b"")
+        one for one in await read_topic(servers.kafka, SYNC_CHANGES.name) if external_id.encode() in (one.value or b"")
     ]
     assert [decode(PaymentChanged, one.value or b"").version for one in changes] == [1]
-    calls = [decode(CallsObserved, one.value or b"") for one in await read_topic(kafka_bootstrap, SYNC_CALLS.name)]
+    calls = [decode(CallsObserved, one.value or b"") for one in await read_topic(servers.kafka, SYNC_CALLS.name)]
     runs = [run for one in calls for run in one.runs if run.credential == connection]
     assert [(run.operation, run.outcome, run.count) for run in runs] == [("payment.refund", "success", 1)]
     for topic in written:
-        assert not any(b"canary" in (one.value or b"") for one in await read_topic(kafka_bootstrap, topic.name))
+        assert not any(b"canary" in (one.value or b"") for one in await read_topic(servers.kafka, topic.name))
 
 
 async def test_a_change_of_configuration_is_on_the_topic_within_a_second(
-    kafka_bootstrap: str, postgres_server: PostgresAdmin, issuer: LocalIssuer, tmp_path: Path, fakes: Any
+    servers: Servers, issuer: LocalIssuer, tmp_path: Path, fakes: Any
 ) -> None:
     assert fakes
-    await declared_topics(kafka_bootstrap, SYNC_ENDPOINTS, PLATFORM_AUDIT, SYNC_CALLS, SYNC_CHANGES, SYNC_RESULTS)
+    await declared_topics(servers.kafka, SYNC_ENDPOINTS, PLATFORM_AUDIT, SYNC_CALLS, SYNC_CHANGES, SYNC_RESULTS)
+    await declared_topics(servers.kafka, SYNC_QUOTA_USAGE)
     await declared_topics(
-        kafka_bootstrap, *GATEWAY_EVENTS.values(), GATEWAY_CODES, *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES
+        servers.kafka,
+        *GATEWAY_EVENTS.values(),
+        GATEWAY_CODES,
+        *ORCHESTRATOR_COMMANDS.values(),
+        HEALTH_ROUTES,
+        HEALTH_QUOTAS,
     )
     settings = Settings(
         **issuer.settings(),
-        kafka_bootstrap=kafka_bootstrap,
+        kafka_bootstrap=servers.kafka,
         http_port=free_port(),
-        database_url=SecretStr(await migrated_dsn(postgres_server, "sync_worker")),
+        database_url=SecretStr(await migrated_dsn(servers.postgres, "sync_worker")),
         keyring=write_keyring(tmp_path),
+        redis_url=SecretStr(servers.redis),
         public_gateway_url="https://gateway.test",
     )
     async with (
@@ -184,7 +207,7 @@ async def test_a_change_of_configuration_is_on_the_topic_within_a_second(
         endpoint = (await client.post("/v1/connections", json=body)).json()["endpoints"][0]["id"]
 
         async def published(version: int) -> EndpointConfigured | None:
-            seen = await read_topic(kafka_bootstrap, SYNC_ENDPOINTS.name)
+            seen = await read_topic(servers.kafka, SYNC_ENDPOINTS.name)
             mine = [decode(EndpointConfigured, one.value) for one in seen if one.key == endpoint.encode() and one.value]
             assert [one.version for one in mine] == sorted(one.version for one in mine)
             return mine[-1] if mine and mine[-1].version == version else None

@@ -9,11 +9,11 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.effects.desk import request_hash
 from contracts.codec import decode, encode
 from contracts.events.orchestrator import RefundPayment, SendMessage
 from contracts.events.sync import PaymentChanged, PaymentStatus
 from providers.sdk import PaymentSnapshot
-from sync_worker.effects.commands import request_hash
 from sync_worker.models import Payment
 from sync_worker.payments import Seen, changed_event, merge
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from chassis.db import outbox
+from chassis.db import outbox, tenancy
 from chassis.db.connection import ACQUIRE_TIMEOUT_S, Connection, init_connection, server_settings
 from chassis.kafka.rows import Row, row
 from chassis.telemetry.traces import current_traceparent
@@ -102,7 +102,7 @@ class Database:
                 max_size=self._pool_size,
                 init=init_connection,
                 timeout=ACQUIRE_TIMEOUT_S,
-                server_settings=server_settings(self._service),
+                server_settings=server_settings(self._service) | {tenancy.SETTING: tenancy.EVERYONE},
             )
 
     async def close(self) -> None:
@@ -123,10 +123,14 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection for reads outside of any unit of work."""
+        """Lend a connection for reads outside of any unit of work; it sees the tenants of `tenancy.scope`."""
         if self._pool is None:
             raise RuntimeError("the database is not open")
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            tenants = tenancy.current()
+            if tenants != tenancy.EVERYONE:
+                # For the session: giving the connection back resets all settings to those it was opened with.
+                await connection.execute("SELECT set_config($1, $2, false)", tenancy.SETTING, tenants)
             yield connection
 
     @asynccontextmanager

@@ -17,6 +17,8 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from chassis.db import tenancy
+
 # One key for all services: each has a database of its own, and advisory locks are per database.
 MIGRATION_LOCK: Final = 7_241_001
 LOCK_TIMEOUT: Final = "5s"
@@ -33,6 +35,8 @@ async def _upgrade(package: str, dsn: str) -> None:
         async with engine.connect() as connection:
             await connection.execute(sa.text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
             await connection.execute(sa.text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+            # A migration moves the rows of all tenants.
+            await connection.execute(sa.text(f"SET {tenancy.SETTING} = '{tenancy.EVERYONE}'"))
             await connection.commit()
             await connection.run_sync(_run, package)
             await connection.commit()

@@ -144,13 +144,14 @@ async def settle(
                                 parked_s float)),
                  free AS (SELECT effects.key FROM effects JOIN wanted USING (key, version)
                           ORDER BY effects.key FOR UPDATE OF effects)
-            UPDATE effects SET state = wanted.state, lease_until = NULL, version = effects.version + 1, updated_at = $2,
+            UPDATE effects SET state = wanted.state, lease_until = NULL, version = effects.version + 1,
+                updated_at = $2::timestamptz,
                 answered = CASE WHEN answers THEN attempt ELSE answered END,
                 code = CASE WHEN final THEN wanted.code ELSE effects.code END,
                 detail = CASE WHEN final THEN wanted.detail ELSE effects.detail END,
                 provider_ref = CASE WHEN final THEN wanted.provider_ref ELSE effects.provider_ref END,
                 result = CASE WHEN final THEN wanted.result ELSE effects.result END,
-                parked_until = $2 + make_interval(secs => parked_s)
+                parked_until = $2::timestamptz + make_interval(secs => parked_s)
             FROM free JOIN wanted USING (key) WHERE effects.key = free.key
             RETURNING {", ".join(f"effects.{name}" for name in _COLUMNS)}""",  # noqa: S608 (names, never values)
         [_settlement(*one) for one in settlements],

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chassis.clock import Clock, SystemClock
+from chassis.db import tenancy
 from chassis.http.problems import Endpoint, Problem
 
 ALGORITHMS: Final = ("ES256", "RS256", "EdDSA")
@@ -26,6 +28,9 @@ LEEWAY_S: Final = 30
 # An unknown key id makes us ask the issuer again, at most this often: a forged token must not make us hammer it.
 REFRESH_INTERVAL_S: Final = 60.0
 FETCH_TIMEOUT_S: Final = 3.0
+
+
+_TENANT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Role(StrEnum):
@@ -47,10 +52,11 @@ _INCLUDES: Final[dict[str, frozenset[Role]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: the token's subject and what its roles include."""
+    """Who calls: the token's subject, what its roles include, and the tenants of its claim `tenants`, None for all."""
 
     subject: str
     roles: frozenset[Role]
+    tenants: frozenset[str] | None = None
 
 
 class TokenVerifier:
@@ -64,6 +70,14 @@ class TokenVerifier:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._loaded_at = float("-inf")
         self._loading = asyncio.Lock()
+        # What a service with a tree of tenants sets: the tenants of a claim with everything below them.
+        self.widen: Callable[[frozenset[str]], Awaitable[Collection[str]]] | None = None
+
+    async def scope_of(self, principal: Principal) -> Collection[str] | None:
+        """Return the tenants whose rows a caller may see; None for all."""
+        if principal.tenants is None or self.widen is None:
+            return principal.tenants
+        return await self.widen(principal.tenants)
 
     async def verify(self, token: str) -> Principal:
         """Return who holds `token`; raises `Problem` 401 (`invalid_token`) for anything that is not right with it."""
@@ -84,7 +98,7 @@ class TokenVerifier:
         granted = claims.get("roles", [])
         names = granted if isinstance(granted, list) else []
         roles = frozenset(role for name in names for role in _INCLUDES.get(str(name), ()))
-        return Principal(subject=str(claims["sub"]), roles=roles)
+        return Principal(subject=str(claims["sub"]), roles=roles, tenants=_tenants(claims))
 
     async def _key(self, key_id: str | None) -> jwt.PyJWK:
         if key_id not in self._keys:
@@ -120,11 +134,21 @@ def requires(verifier: TokenVerifier, *roles: Role) -> Callable[[Endpoint], Endp
             if principal.roles.isdisjoint(roles):
                 raise Problem(403, "wrong_role", f"this needs the role {' or '.join(roles)}")
             request.state.principal = principal
-            return await endpoint(request)
+            with tenancy.scope(await verifier.scope_of(principal)):
+                return await endpoint(request)
 
         return guarded
 
     return decorate
+
+
+def _tenants(claims: dict[str, Any]) -> frozenset[str] | None:
+    """Return the claim `tenants`; one that is no list of slugs shows nothing, because it was meant to narrow."""
+    if "tenants" not in claims:
+        return None
+    stated = claims["tenants"]
+    names = stated if isinstance(stated, list) else []
+    return frozenset(name for name in names if isinstance(name, str) and _TENANT.fullmatch(name))
 
 
 def _unauthorized(code: str, detail: str) -> Problem:

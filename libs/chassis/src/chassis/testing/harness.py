@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from chassis.db import tenancy
 from chassis.db.schema import add_shared_tables
 from chassis.kafka.topics import create_topics
 from chassis.testing.postgres import PostgresAdmin
@@ -82,8 +83,8 @@ async def make_database(admin: PostgresAdmin, *statements: str) -> str:
 
 
 async def rows(dsn: str, sql: str, *args: object) -> list[asyncpg.Record]:
-    """Return what a query finds, on a connection of its own."""
-    connection = await asyncpg.connect(dsn)
+    """Return what a query finds, on a connection of its own that sees the rows of all tenants."""
+    connection = await asyncpg.connect(dsn, server_settings={tenancy.SETTING: tenancy.EVERYONE})
     try:
         found: list[asyncpg.Record] = await connection.fetch(sql, *args)
         return found

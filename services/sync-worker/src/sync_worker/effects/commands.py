@@ -1,22 +1,27 @@
-"""Commands as they come, and what is kept of one so that every attempt sends the same request. Pure."""
+"""Commands as they come, and what is kept of one so that every attempt asks for the same. Pure.
+
+Personal arguments are never in what is kept: they stay sealed, and are opened for the length of one call.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import binascii
 import json
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from chassis.effects.participant import Refusal
 from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid
-from contracts.events.orchestrator import Command, RefundPayment, SendMessage
-from contracts.operations import Arguments
-from contracts.operations.money import PaymentRefund
-from contracts.operations.people import MessageSend
+from contracts.events.orchestrator import Command, RefundPayment, RunOperation, SendMessage
+from contracts.operations import Arguments, arguments_of
 
 REFUND: Final = "payment.refund"
 MESSAGE: Final = "message.send"
-_MODELS: Final[dict[str, type[Command]]] = {model.TYPE: model for model in (RefundPayment, SendMessage)}
+_MODELS: Final[dict[str, type[Command]]] = {model.TYPE: model for model in (RefundPayment, SendMessage, RunOperation)}
 _REFERENCE_CHARS: Final = 8
 
 
@@ -29,31 +34,52 @@ def decode_command(envelope: Envelope) -> Command:
 
 
 def operation_name(command: Command) -> str:
-    """Return the provider operation that a command asks for: its type without the version."""
-    return command.TYPE.rpartition(".")[0]
-
-
-def request_hash(command: Command) -> str:
-    """Return a digest of what is asked for: equal for all attempts, different for another request."""
-    document = command.model_dump(mode="json", exclude={"attempt", "deadline", "lane"})
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    """Return the canonical operation that a command asks for."""
+    return command.operation if isinstance(command, RunOperation) else command.TYPE.rpartition(".")[0]
 
 
 def reference(effect_key: str) -> str:
-    """Return the short token that a message carries, by which a read-back finds it at the provider."""
+    """Return the short token that a message carries, by which a look-up finds it at the provider."""
     return effect_key[:_REFERENCE_CHARS].upper()
 
 
-def to_operation(name: str, effect_key: str, stored: dict[str, Any], contact: dict[str, str]) -> Arguments:
-    """Return the provider operation from what was stored when the effect was reserved."""
-    if name == REFUND:
-        return PaymentRefund(
-            effect_key=effect_key,
-            payment_external_id=stored["payment_external_id"],
-            amount=stored["amount"],
-            currency=stored["currency"],
-            reason=stored["reason"],
-        )
-    token = reference(effect_key)
-    text = f"{stored['text']} Ref {token}"
-    return MessageSend(effect_key=effect_key, recipient=contact["phone"], text=text, reference=token)
+def open_arguments(operation: str, effect_key: str, stored: dict[str, Any], personal: dict[str, Any]) -> Arguments:
+    """Return an operation's arguments from what was stored and what was sealed.
+
+    Raises `Invalid` (`bad_argument`, with the field's path) for arguments that the operation does not take.
+    """
+    model = arguments_of(operation)
+    try:
+        return model.model_validate({**stored, **personal, "effect_key": effect_key})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "arguments"
+        raise Invalid("bad_argument", f"{field}: {first['msg']}", field=f"arguments.{field}") from None
+
+
+def sealed_of(command: RunOperation) -> bytes | None:
+    """Return the sealed personal arguments of a command; raises `Refusal` (`bad_argument`) if they are no base64."""
+    if not command.personal:
+        return None
+    try:
+        return base64.b64decode(command.personal, validate=True)
+    except binascii.Error:
+        raise Refusal("bad_argument", "personal: it is not base64") from None
+
+
+def check_plain(operation: str, arguments: dict[str, Any]) -> None:
+    """Refuse personal arguments among the plain ones; raises `Invalid` (`unknown_operation`, `bad_argument`)."""
+    found = sorted(arguments_of(operation).personal_fields() & arguments.keys())
+    if found:
+        raise Invalid("bad_argument", f"{', '.join(found)}: personal data must be sealed", field="arguments")
+
+
+def personal_of(text: str) -> dict[str, Any]:
+    """Return opened personal arguments; raises `Invalid` (`bad_argument`)."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Invalid("bad_argument", "the personal arguments are no JSON object", field="personal")
+    return found

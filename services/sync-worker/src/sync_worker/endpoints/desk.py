@@ -197,11 +197,11 @@ class Endpoints:
         """
         provider = registry.get(connection.provider)
         name = provider.webhook.secret
-        account = await self._vault.account(uow.connection, connection.id)
-        secret = given if given is not None else account.secrets.get(name)
+        secrets = await self._vault.secrets(uow.connection, connection.id)
+        secret = given if given is not None else secrets.get(name)
         if secret is None:
             raise Invalid("missing_secret", f"the connection has no {name}", field="secret")
-        _usable(provider, {**account.secrets, name: secret}, "secret")
+        _usable(provider, {**secrets, name: secret}, "secret")
         return secret
 
     async def _apply(self, uow: UnitOfWork, stored: Stored, settings: EndpointSettings) -> None:
@@ -219,21 +219,21 @@ class Endpoints:
 
     async def _check_new_key(self, uow: UnitOfWork, stored: Stored, secret: str) -> None:
         provider = registry.get(stored.provider)
-        account = await self._vault.account(uow.connection, stored.endpoint.connection)
-        _usable(provider, {**account.secrets, provider.webhook.secret: secret}, "value")
+        secrets = await self._vault.secrets(uow.connection, stored.endpoint.connection)
+        _usable(provider, {**secrets, provider.webhook.secret: secret}, "value")
         # A key that ends may be given once more, which is how an operator gives its sender more time.
         for key in (one for one in stored.keys if one.not_after is None):
             known = (
                 self._keyring.open(key.sealed, endpoint_secret_place(stored.tenant, stored.endpoint.id, key.key_id))
                 if key.sealed is not None
-                else account.secrets[provider.webhook.secret]
+                else secrets[provider.webhook.secret]
             )
             if hmac.compare_digest(known.encode(), secret.encode()):
                 raise Invalid("known_secret", f"this is the value of {key.key_id} already", field="value")
 
     async def _connection_secret(self, uow: UnitOfWork, stored: Stored) -> str:
-        account = await self._vault.account(uow.connection, stored.endpoint.connection)
-        return account.secrets[registry.get(stored.provider).webhook.secret]
+        secrets = await self._vault.secrets(uow.connection, stored.endpoint.connection)
+        return secrets[registry.get(stored.provider).webhook.secret]
 
     def _seal(self, stored: Stored, key_id: str, secret: str) -> bytes:
         return self._keyring.seal(secret, endpoint_secret_place(stored.tenant, stored.endpoint.id, key_id))

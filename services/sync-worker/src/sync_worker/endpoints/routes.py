@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from chassis.clock import Clock
+from chassis.db import tenancy
 from chassis.db.database import Database, UnitOfWork
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
@@ -266,6 +267,7 @@ class TenantApi:
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
             await tenants.lock_tree(uow.connection)
             known = await tenants.get(uow.connection, slug)
+            _check_scope(slug if known else None, body.parent)
             _check_version(request, known.version if known else 0)
             try:
                 tenant = await self._tree.put(uow, known, slug, body, request.state.principal.subject)
@@ -331,6 +333,16 @@ def _slug(request: Request) -> str:
     if _SLUG.fullmatch(slug) is None:
         raise invalid("slug", "lower-case letters, digits, - and _, at most 63, beginning with a letter or digit")
     return slug
+
+
+def _check_scope(known: str | None, parent: str | None) -> None:
+    """Raise a `Problem` 403 unless the caller's token is for the tenant as it is and for where it shall be.
+
+    Otherwise a token for one tenant could move another one below it, or its own out of sight.
+    """
+    places = [parent] if known is None else [known, parent]
+    if tenancy.current() != tenancy.EVERYONE and not all(place and tenancy.allows(place) for place in places):
+        raise Problem(403, "wrong_tenant", "the token is not for this tenant")
 
 
 def _check_version(request: Request, version: int) -> None:

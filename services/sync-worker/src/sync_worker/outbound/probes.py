@@ -1,81 +1,151 @@
-"""Probes with real credentials: while a route is in trouble, a cheap read every second shows when it works again."""
+"""Probes with real credentials: a cheap read shows whether a provider works, also when nobody else calls it.
+
+As often as the health monitor wants, and three at once when the first call of a quiet provider fails
+(health-monitor.md §4.3). Must never be the reason that a provider's quota runs out: probes have a class of their own.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 from chassis.clock import Clock
 from chassis.db.connection import is_unavailable
 from chassis.db.database import Database
-from chassis.sealing import SealError
-from chassis.telemetry.logs import logger
-from contracts.errors import PatchbayError
+from contracts.errors import Invalid
 from providers import registry
 from providers.provider import Provider
-from providers.sdk import HttpRequest
-from sync_worker.connections.vault import Vault
+from providers.sdk import Account
 from sync_worker.models import Connection
-from sync_worker.outbound.client import CallPlan, ProviderClient
-from sync_worker.outbound.route_table import RouteTable
+from sync_worker.outbound.path import Path, Plan
+from sync_worker.outbound.route_table import Place, RouteTable
 from sync_worker.repository import connections
 
-log = logger(__name__)
-
-# Three good probes reopen a route (health-monitor.md §4.4), so recovery is seen within a few seconds.
-PROBE_INTERVAL_S: Final = 1.0
+TICK_S: Final = 0.1
+# Probes per second that the health monitor asks for by a word.
+INTERVALS_S: Final[dict[Literal["idle", "burst", "canary"], float]] = {"idle": 5.0, "burst": 1 / 3, "canary": 1.0}
+BURST: Final = 3
+BURST_GAP_S: Final = 0.1
+# Above this many calls in a second the calls themselves tell soon enough.
+BUSY_CALLS: Final = 4
+REFRESH_S: Final = 30.0
+# These say something about the connection that asked and nothing about the provider.
+_CANNOT_ASK: Final = ("ours", "no_connection", "credential", "missing_scope")
 
 
 class Prober:
-    """Probes troubled routes until cancelled. Outcomes go to the health monitor like any call's, flagged."""
+    """Probes every provider that somebody has connected, until cancelled; `uniform` spreads the first ones."""
 
     def __init__(
-        self, database: Database, client: ProviderClient, vault: Vault, routes: RouteTable, clock: Clock
+        self,
+        database: Database,
+        path: Path,
+        routes: RouteTable,
+        clock: Clock,
+        uniform: Callable[[float, float], float],
     ) -> None:
         self._database = database
-        self._client = client
-        self._vault = vault
+        self._path = path
         self._routes = routes
         self._clock = clock
+        self._uniform = uniform
+        # Who may ask, the one whose turn it is first.
+        self._places: dict[Place, deque[Connection]] = {}
+        self._due: dict[Place, float] = {}
+        self._recent: defaultdict[Place, deque[float]] = defaultdict(lambda: deque(maxlen=BUSY_CALLS))
+        self._bursting: dict[Place, asyncio.Task[None]] = {}
+        self._refreshed = float("-inf")
+
+    def saw_call(self, place: Place) -> None:
+        """Note a call of somebody's business. Does not block."""
+        self._recent[place].append(self._clock.monotonic())
+
+    def saw_failure(self, place: Place) -> None:
+        """Start a burst at once when the first failure comes from a quiet provider. Does not block."""
+        recent = self._recent[place]
+        busy = len(recent) == BUSY_CALLS and self._clock.monotonic() - recent[0] < 1
+        if not busy and place in self._places and place not in self._bursting:
+            task = self._bursting[place] = asyncio.create_task(self._burst(place))
+            task.add_done_callback(lambda _: self._bursting.pop(place, None))
 
     async def run(self) -> None:
-        """Probe every troubled route once per interval."""
+        """Probe what is due."""
+        running: set[asyncio.Task[None]] = set()
         while True:
-            for provider, capability in self._routes.troubled():
-                try:
-                    await self._probe(provider, capability)
-                except Exception as error:
-                    if not (is_unavailable(error) or isinstance(error, PatchbayError)):
-                        raise
-            await self._clock.sleep(PROBE_INTERVAL_S)
+            now = self._clock.monotonic()
+            if now - self._refreshed >= REFRESH_S:
+                await self._refresh(now)
+            for place in [place for place, due in self._due.items() if due <= now]:
+                self._due[place] = now + self._interval_s(place)
+                task = asyncio.create_task(self._probe(place))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            await self._clock.sleep(TICK_S)
 
-    async def _probe(self, slug: str, capability: str) -> None:
-        provider = registry.get(slug)
+    def _interval_s(self, place: Place) -> float:
+        route = self._routes.known().get(place)
+        return INTERVALS_S[route.probe if route else "idle"]
+
+    async def _burst(self, place: Place) -> None:
+        async with asyncio.TaskGroup() as probes:
+            for number in range(BURST):
+                if number:
+                    await self._clock.sleep(BURST_GAP_S)
+                probes.create_task(self._probe(place))
+
+    async def _refresh(self, now: float) -> None:
+        """Read which providers have a connection that can be asked; the oldest one of each asks."""
+        try:
+            async with self._database.connection() as database:
+                found = await connections.live(database, None, _probed())
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            return
+        self._refreshed = now
+        places: defaultdict[Place, deque[Connection]] = defaultdict(deque)
+        for one in found:
+            for capability in registry.get(one.provider).manifest.capabilities:
+                places[one.provider, capability].append(one)
+        self._places = dict(places)
+        # Starts are spread, so that a restart does not ask everybody at once.
+        self._due = {place: self._due.get(place, now + self._uniform(0, INTERVALS_S["idle"])) for place in places}
+
+    async def _probe(self, place: Place) -> None:
+        candidates = self._places.get(place)
+        if not candidates:
+            return
+        connection = candidates[0]
+        provider = registry.get(connection.provider)
         health = provider.manifest.health
         if health is None:
             return
-        asking = await self._first_able(provider)
-        if asking is None:
-            return
-        connection, request = asking
-        plan = CallPlan(
-            provider=provider,
-            capability=capability,
-            operation="probe",
-            tenant=connection.tenant,
-            credential=str(connection.id),
-            timeout_s=health.probe.timeout_ms / 1000,
-            probe=True,
+        result = await self._path.call(
+            Plan(
+                provider=provider,
+                connection=connection.id,
+                tenant=connection.tenant,
+                capability=place[1],
+                operation="probe",
+                build=lambda account: _request(provider, account),
+                timeout_s=health.probe.timeout_ms / 1000,
+                probe=True,
+            )
         )
-        await self._client.call(plan, request)
+        if result.meaning in _CANNOT_ASK:
+            # Another one's turn, and soon: nothing was learned of the provider.
+            candidates.rotate(-1)
+            self._due[place] = min(self._due.get(place, 0.0), self._clock.monotonic() + BURST_GAP_S)
 
-    async def _first_able(self, provider: Provider) -> tuple[Connection, HttpRequest] | None:
-        """Return the oldest live connection that has the secrets for a probe, with its request."""
-        async with self._database.connection() as database:
-            for candidate in await connections.live(database, None, [provider.slug]):
-                try:
-                    request = provider.probe(await self._vault.account(database, candidate.id))
-                except (PatchbayError, SealError) as error:
-                    log.warning("connection_cannot_probe", connection=str(candidate.id), error=type(error).__name__)
-                    continue
-                return None if request is None else (candidate, request)
-        return None
+
+def _request(provider: Provider, account: Account) -> Any:
+    asked = provider.probe(account)
+    if asked is None:
+        raise Invalid("no_probe", f"{provider.slug} declares no cheap read")
+    return asked
+
+
+def _probed() -> list[str]:
+    return [one.slug for one in registry.all_providers() if one.manifest.health is not None]

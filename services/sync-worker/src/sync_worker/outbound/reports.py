@@ -1,35 +1,46 @@
 """Outcomes of provider calls on their way to the health monitor: run lengths, flushed within 100 ms.
 
-A first failure after a success is flushed at once: reporting delay is part of the detection time (health-monitor.md
-§2.2). Must never hold up a call; a report that the broker does not take is counted and dropped.
+A first failure after a success is flushed at once, and a call in flight that is older than usual counts as failed until
+it ends: reporting delay is part of the detection time (health-monitor.md §2.2). Must never hold up a call; a report
+that the broker does not take is counted and dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from chassis.clock import Clock
 from chassis.kafka.producer import Publisher
-from chassis.telemetry.metrics import counter
+from chassis.telemetry.metrics import counter, gauge
 from contracts.codec import encode
 from contracts.envelope import Envelope
 from contracts.errors import Transient
-from contracts.events.sync import CallRun, CallsObserved, Outcome
+from contracts.events.sync import ApiVersionSeen, CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
 from contracts.topics import SYNC_CALLS
-from sync_worker.metrics import CALLS_UNREPORTED
+from sync_worker.metrics import CALLS_UNREPORTED, IN_FLIGHT
 from sync_worker.outbound.route_table import RouteTable
 
 FLUSH_INTERVAL_S: Final = 0.1
+SLOW_S: Final = 2.0
+# A call is old at four times the slowest hundredth, within these bounds (health-monitor.md §4.1).
+OLD_FACTOR: Final = 4.0
+YOUNGEST_OLD_S: Final = 0.5
 SOURCE: Final = "patchbay/sync-worker"
+# As many failed effects are remembered, so that the retries of one count once.
+REMEMBERED_EFFECTS: Final = 10_000
+_FAILURES: Final[frozenset[Outcome]] = frozenset({"server_error", "timeout", "connect_error"})
+
+Kind = Literal["final", "provisional", "retracted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One finished call, without its duration: equal calls in a row form a run."""
+    """One call, without its duration: equal calls in a row form a run."""
 
     provider: str
     capability: str
@@ -38,6 +49,18 @@ class Call:
     tenant: str
     credential: str
     probe: bool
+    slow: bool = False
+    kind: Kind = "final"
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A call that has no answer yet; `counted` says that it was reported as failed already."""
+
+    call: Call
+    since: float
+    old_at: float
+    counted: bool = False
 
 
 @dataclass(slots=True)
@@ -51,7 +74,24 @@ class _Run:
 @dataclass(slots=True)
 class _Pending:
     runs: list[_Run] = field(default_factory=list)
+    versions: set[ApiVersionSeen] = field(default_factory=set)
     last: Outcome = "success"
+
+
+class Slowest:
+    """The 99th percentile of a stream, followed without keeping it (stochastic approximation)."""
+
+    __slots__ = ("_step", "value")
+
+    def __init__(self, start: float) -> None:
+        self.value = start
+        self._step = start / 20
+
+    def observe(self, seconds: float) -> None:
+        """Take one duration in."""
+        # In balance one in a hundred lies above, and moves the value as far up as all others together move it down.
+        self.value = max(self.value + self._step * (0.99 if seconds > self.value else -0.01), 0.001)
+        self._step = max(self.value / 20, 0.0005)
 
 
 class CallReporter:
@@ -63,21 +103,46 @@ class CallReporter:
         self._clock = clock
         self._worker = worker
         self._pending: defaultdict[tuple[str, str], _Pending] = defaultdict(_Pending)
+        self._in_flight: dict[int, InFlight] = {}
+        self._slowest: dict[tuple[str, str], Slowest] = {}
+        self._failed_effects: OrderedDict[str, None] = OrderedDict()
+        # Told of each business call, and of each that failed after a success.
+        self.on_call: Callable[[tuple[str, str]], None] = lambda _place: None
+        self.on_first_failure: Callable[[tuple[str, str]], None] = lambda _place: None
         self._urgent = asyncio.Event()
         self._flushing = asyncio.Lock()
 
-    def record(self, call: Call, seconds: float) -> None:
-        """Note one call. Does not block."""
-        pending = self._pending[call.provider, call.capability]
-        if not pending.runs or pending.runs[-1].call != call:
-            pending.runs.append(_Run(call))
-        run = pending.runs[-1]
-        run.count += 1
-        run.seconds_sum += seconds
-        run.seconds_max = max(run.seconds_max, seconds)
-        if pending.last == "success" and call.outcome != "success":
-            self._urgent.set()
-        pending.last = call.outcome
+    def started(self, call: Call, timeout_s: float) -> InFlight:
+        """Note that a call is on its way; give the result to `ended` or `abandoned`. Does not block."""
+        now = self._clock.monotonic()
+        usual = self._slowest.setdefault((call.provider, call.operation), Slowest(timeout_s / OLD_FACTOR))
+        old_s = min(max(OLD_FACTOR * usual.value, YOUNGEST_OLD_S), timeout_s)
+        flight = self._in_flight[id(call)] = InFlight(call, now, now + old_s)
+        gauge(IN_FLIGHT).labels(call.provider).inc()
+        return flight
+
+    def abandoned(self, flight: InFlight) -> None:
+        """Note that a call was cut off by ourselves, which is no evidence."""
+        self._in_flight.pop(id(flight.call), None)
+        gauge(IN_FLIGHT).labels(flight.call.provider).dec()
+
+    def ended(self, flight: InFlight, outcome: Outcome, *, effect: str = "", version: ApiVersionSeen) -> float:
+        """Note how a call ended and return its duration in seconds; retries of one failed effect count once."""
+        self.abandoned(flight)
+        seconds = self._clock.monotonic() - flight.since
+        call, failed = flight.call, outcome in _FAILURES
+        if not failed:
+            self._slowest[call.provider, call.operation].observe(seconds)
+        if version.version or version.deprecation or version.sunset:
+            self._pending[call.provider, call.capability].versions.add(version)
+        if flight.counted:
+            if failed:
+                return seconds
+            self._record(_as(call, "timeout", kind="retracted"), seconds)
+        if failed and effect and not self._first_failure(effect):
+            return seconds
+        self._record(_as(call, outcome, slow=seconds > SLOW_S), seconds)
+        return seconds
 
     async def run(self) -> None:
         """Flush until cancelled."""
@@ -88,7 +153,16 @@ class CallReporter:
             except TimeoutError:
                 pass
             self._urgent.clear()
+            self.count_old()
             await self.flush()
+
+    def count_old(self) -> None:
+        """Count calls in flight that are older than usual as failed, each once."""
+        now = self._clock.monotonic()
+        for flight in self._in_flight.values():
+            if not flight.counted and now >= flight.old_at:
+                flight.counted = True
+                self._record(_as(flight.call, "timeout", kind="provisional"), now - flight.since)
 
     async def flush(self) -> None:
         """Publish what is pending; returns once it is on the broker, or dropped, and so is what an earlier flush took.
@@ -96,18 +170,52 @@ class CallReporter:
         One at a time, because a provider's reports must arrive in order.
         """
         async with self._flushing:
-            taken = [(place, pending.runs) for place, pending in self._pending.items() if pending.runs]
-            for place, _ in taken:
-                self._pending[place].runs = []
-            await asyncio.gather(*(self._publish(*place, runs) for place, runs in taken))
+            taken: list[tuple[tuple[str, str], list[_Run], set[ApiVersionSeen]]] = []
+            for place, pending in self._pending.items():
+                if pending.runs or pending.versions:
+                    taken.append((place, pending.runs, pending.versions))
+                    pending.runs, pending.versions = [], set()
+            await asyncio.gather(*(self._publish(*place, runs, versions) for place, runs, versions in taken))
 
-    async def _publish(self, provider: str, capability: str, runs: list[_Run]) -> None:
+    def _record(self, call: Call, seconds: float) -> None:
+        pending = self._pending[call.provider, call.capability]
+        if not pending.runs or pending.runs[-1].call != call:
+            pending.runs.append(_Run(call))
+        run = pending.runs[-1]
+        run.count += 1
+        run.seconds_sum += seconds
+        run.seconds_max = max(run.seconds_max, seconds)
+        first_failure = pending.last == "success" and call.outcome in _FAILURES
+        if first_failure:
+            self._urgent.set()
+        if call.outcome in _FAILURES or call.outcome == "success":
+            pending.last = call.outcome
+        if not call.probe:
+            self.on_call((call.provider, call.capability))
+            if first_failure:
+                self.on_first_failure((call.provider, call.capability))
+
+    def _first_failure(self, effect: str) -> bool:
+        if effect in self._failed_effects:
+            return False
+        self._failed_effects[effect] = None
+        if len(self._failed_effects) > REMEMBERED_EFFECTS:
+            self._failed_effects.popitem(last=False)
+        return True
+
+    async def _publish(self, provider: str, capability: str, runs: list[_Run], versions: set[ApiVersionSeen]) -> None:
         observed = CallsObserved(
             worker=self._worker,
             provider=provider,
             capability=capability,
             route_epoch=self._routes.epoch(provider, capability),
             observed_at=self._clock.now(),
+            in_flight=sum(
+                1
+                for one in self._in_flight.values()
+                if (one.call.provider, one.call.capability) == (provider, capability)
+            ),
+            versions=tuple(sorted(versions, key=lambda one: one.version)),
             runs=tuple(_as_event(run) for run in runs),
         )
         envelope = Envelope(id=str(uuid7()), source=SOURCE, type=CallsObserved.TYPE, data=encode(observed))
@@ -115,6 +223,14 @@ class CallReporter:
             await self._publisher.publish(SYNC_CALLS, f"{provider}:{capability}", envelope)
         except Transient:
             counter(CALLS_UNREPORTED).inc(sum(run.count for run in runs))
+
+
+def _as(call: Call, outcome: Outcome, *, slow: bool = False, kind: Kind = "final") -> Call:
+    return Call(
+        *(call.provider, call.capability, call.operation, outcome, call.tenant, call.credential, call.probe),
+        slow=slow,
+        kind=kind,
+    )
 
 
 def _as_event(run: _Run) -> CallRun:
@@ -125,6 +241,8 @@ def _as_event(run: _Run) -> CallRun:
         tenant=run.call.tenant,
         credential=run.call.credential,
         probe=run.call.probe,
+        slow=run.call.slow,
+        kind=run.call.kind,
         latency_ms_sum=run.seconds_sum * 1000,
         latency_ms_max=run.seconds_max * 1000,
     )

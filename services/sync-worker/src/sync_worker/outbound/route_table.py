@@ -1,6 +1,13 @@
-"""Routes in memory, fed by `health.routes.v1`: whether a provider may be called for a capability right now."""
+"""Routes in memory, fed by `health.routes.v1` and its mirror: whether a provider may be called right now.
+
+Must never go back to an older decision, whichever of the two ways brings it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from chassis.telemetry.logs import logger
 from contracts.codec import decode
@@ -9,35 +16,91 @@ from contracts.events.health import RouteChanged, RouteState
 
 log = logger(__name__)
 
+SHUT_RETRY_S: Final = 5.0
+# A call that is not among the share is offered again soon: the next one may be.
+SHARED_RETRY_S: Final = 1.0
+_ALL: Final = 100
+_SHUT: Final = (RouteState.DOWN, RouteState.FORCED_DOWN, RouteState.MAINTENANCE)
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """A route that a call may not take now: why, and when to ask again."""
+
+    reason: str
+    retry_after_s: float
+
 
 class RouteTable:
     """The newest route per (provider, capability). Without one, a provider is taken to work."""
 
     def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], RouteChanged] = {}
+        self._routes: dict[Place, RouteChanged] = {}
+        self._credit: dict[Place, int] = {}
 
     def apply(self, _key: str, envelope: Envelope | None) -> None:
-        """Take one record; one whose epoch is not greater than the known one is dropped (a fenced owner's)."""
-        if envelope is None:
-            return
-        route = decode(RouteChanged, envelope.data)
+        """Take one record of the topic; an older epoch than the one known is dropped."""
+        if envelope is not None:
+            self.put(decode(RouteChanged, envelope.data))
+
+    def put(self, route: RouteChanged) -> None:
+        """Take a route from wherever it comes; an older epoch than the one known is dropped."""
         place = (route.provider, route.capability)
         known = self._routes.get(place)
         if known is None or route.epoch > known.epoch:
             self._routes[place] = route
+            self._credit.pop(place, None)
             log.info("route_changed", provider=route.provider, capability=route.capability, state=route.state)
 
     def is_shut(self, provider: str, capability: str) -> bool:
-        """Tell whether business calls must wait: the provider is down, and only probes may try it."""
+        """Tell whether business calls must wait: only probes may try the provider."""
         route = self._routes.get((provider, capability))
-        return route is not None and route.state is RouteState.DOWN
+        return route is not None and route.state in _SHUT
+
+    def admit(self, provider: str, capability: str, *, repeatable: bool) -> Shut | None:
+        """Return None when a call may take the route, else why not.
+
+        Of a share of 25 % every fourth call passes, counted, not drawn. While a provider returns, the first step is for
+        calls that may be repeated safely.
+        """
+        place = (provider, capability)
+        route = self._routes.get(place)
+        if route is None or route.share >= _ALL:
+            return None
+        if route.share == 0 or route.state in _SHUT:
+            return Shut(f"{provider} is {route.state} for {capability}: {route.reason}", SHUT_RETRY_S)
+        if route.idempotent_only and not repeatable:
+            return Shut(f"{provider} returns; first with what may be repeated", SHARED_RETRY_S)
+        credit = self._credit.get(place, _ALL - route.share) + route.share
+        self._credit[place] = credit % _ALL if credit >= _ALL else credit
+        if credit >= _ALL:
+            return None
+        return Shut(f"{provider} takes {route.share} % of its calls", SHARED_RETRY_S)
+
+    def preferred(self, providers: Sequence[str], capability: str) -> list[str]:
+        """Return providers in the order in which a new call should try them: by the route's order, open ones first."""
+        known = {slug: route for slug in providers if (route := self._routes.get((slug, capability)))}
+        order = max(known.values(), key=lambda route: route.epoch).order if known else ()
+        ranks = {slug: rank for rank, slug in enumerate(order)}
+
+        def rank(slug: str) -> tuple[bool, int, int, str]:
+            route = known.get(slug)
+            share = route.shares.get(slug, route.share) if route else _ALL
+            return (share == 0, ranks.get(slug, len(ranks)), -share, slug)
+
+        return sorted(providers, key=rank)
 
     def epoch(self, provider: str, capability: str) -> tuple[int, int]:
         """Return the epoch that calls are made under; (0, 0) before any decision."""
         route = self._routes.get((provider, capability))
         return route.epoch if route else (0, 0)
 
-    def troubled(self) -> list[tuple[str, str]]:
-        """Return the (provider, capability) pairs that need probes to recover."""
-        states = (RouteState.DOWN, RouteState.RECOVERING, RouteState.DEGRADED)
-        return [place for place, route in self._routes.items() if route.state in states]
+    def eager(self) -> dict[Place, RouteChanged]:
+        """Return the routes whose probes are wanted more often than when all is well."""
+        return {place: route for place, route in self._routes.items() if route.probe != "idle"}
+
+    def known(self) -> dict[Place, RouteChanged]:
+        """Return all routes."""
+        return dict(self._routes)

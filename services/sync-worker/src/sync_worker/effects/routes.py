@@ -1,0 +1,226 @@
+"""HTTP API of effects: see them, ask for one, settle one that nobody can look up.
+
+Arguments that are personal data are sealed before they are stored, and never shown.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from chassis.clock import Clock
+from chassis.db import tenancy
+from chassis.db.database import Database, UnitOfWork
+from chassis.effects import table
+from chassis.effects.desk import EffectDesk
+from chassis.effects.states import Effect, Verdict
+from chassis.http.auth import Role, TokenVerifier, requires
+from chassis.http.idempotency import write_once
+from chassis.http.paging import PageQuery, page
+from chassis.http.problems import Problem, body_of, invalid, json_response, not_found, query_of
+from contracts.errors import Invalid
+from contracts.events.base import Slug
+from contracts.events.orchestrator import RunOperation
+from contracts.events.sync import AnswerStatus
+from contracts.ids import effect_key, uuid7
+from contracts.operations import arguments_of
+from contracts.topics import Lane
+from providers import registry
+from sync_worker.audit import Audit
+from sync_worker.effects.commands import open_arguments
+from sync_worker.effects.targets import Targets, as_personal
+
+ORIGIN: Final = "operator"
+STEP: Final = "operator"
+_SETTLEABLE: Final = ("sent", "unknown")
+
+
+class NewOperation(BaseModel):
+    """Body of `POST /v1/operations`: a canonical operation with all of its arguments, personal ones included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operation: str = Field(max_length=64)
+    tenant: Slug
+    connection: UUID | None = None
+    provider: Slug | None = None
+    mode: Literal["live", "sandbox"] = "live"
+    lane: Lane = Lane.STANDARD
+    deadline: AwareDatetime | None = None
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
+
+
+class Settlement(BaseModel):
+    """Body of `POST /v1/effects/{key}/settle`: what a person found out at the provider, and where from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outcome: Literal["applied", "refused", "retry"]
+    provider_ref: str = Field(default="", max_length=255)
+    reason: str = Field(min_length=3, max_length=500)
+
+    @model_validator(mode="after")
+    def _applied_has_a_reference(self) -> Settlement:
+        if (self.outcome == "applied") != bool(self.provider_ref):
+            raise ValueError("provider_ref is needed for applied, and for nothing else")
+        return self
+
+
+class EffectQuery(PageQuery):
+    """Filters of the effect list."""
+
+    saga_id: UUID | None = None
+    tenant: str | None = None
+    provider: str | None = None
+    operation: str | None = None
+    state: str | None = None
+
+
+class EffectApi:
+    """Handlers of the routes with what they need."""
+
+    def __init__(self, database: Database, desk: EffectDesk, targets: Targets, clock: Clock) -> None:
+        self._database = database
+        self._desk = desk
+        self._targets = targets
+        self._clock = clock
+        self._audit = Audit(clock)
+
+    async def list_effects(self, request: Request) -> Response:
+        """List effects by key."""
+        query = query_of(request, EffectQuery)
+        async with self._database.connection() as connection:
+            found = await table.search(connection, query.filters(), query.cursor(1), query.limit + 1)
+        return json_response(page(found, query.limit, ("key",)))
+
+    async def show_effect(self, request: Request) -> Response:
+        """Show one effect, and in words what happens to it next."""
+        async with self._database.connection() as connection:
+            found = await table.get(connection, request.path_params["key"])
+        if found is None:
+            raise not_found("effect")
+        return json_response(_shown(found, self._clock.now()))
+
+    async def run_operation(self, request: Request) -> Response:
+        """Ask for an operation: 202 with its effect key, or 422 and 404 for what can never be carried out."""
+        new = await body_of(request, NewOperation)
+        if not tenancy.allows(new.tenant):
+            raise not_found("tenant")
+        if new.provider is not None and new.provider not in registry.all_slugs():
+            raise not_found("provider")
+        saga_id = uuid7()
+        key = effect_key(str(saga_id), STEP, "do")
+        try:
+            personal_names = arguments_of(new.operation).personal_fields()
+            open_arguments(new.operation, key, dict(new.arguments), {})
+        except Invalid as error:
+            raise invalid(error.field or "arguments", error.detail, error.code) from None
+        if new.deadline is not None and new.deadline <= self._clock.now():
+            raise invalid("deadline", "it is over", "expired")
+        personal = {name: value for name, value in new.arguments.items() if name in personal_names}
+        sealed = self._targets.seal(new.tenant, key, personal)
+        command = RunOperation(
+            saga_id=saga_id,
+            step=STEP,
+            effect_key=key,
+            attempt=1,
+            tenant=new.tenant,
+            lane=new.lane,
+            deadline=new.deadline,
+            operation=new.operation,
+            connection=new.connection,
+            provider=new.provider,
+            mode=new.mode,
+            arguments={name: value for name, value in new.arguments.items() if name not in personal},
+            personal=as_personal(sealed),
+        )
+        actor = request.state.principal.subject
+
+        async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
+            await self._desk.take(uow, [(command, "")], origin=ORIGIN)
+            detail = {"operation": new.operation, "provider": new.provider or "", "mode": new.mode}
+            self._audit.record(uow, actor, "operation.requested", tenant=new.tenant, target=f"effects/{key}", **detail)
+            return 202, {"key": key, "saga_id": str(saga_id), "operation": new.operation}
+
+        return await write_once(request, self._database, write)
+
+    async def settle(self, request: Request) -> Response:
+        """Write down what a person found out about an unknown effect, and answer its command. Audited."""
+        settlement = await body_of(request, Settlement)
+        key = request.path_params["key"]
+        actor = request.state.principal.subject
+        async with self._database.unit_of_work() as uow:
+            effect = (await table.lock(uow.connection, [key])).get(key)
+            if effect is None:
+                raise not_found("effect")
+            now = self._clock.now()
+            if effect.state not in _SETTLEABLE or (effect.lease_until is not None and effect.lease_until > now):
+                raise Problem(409, "effect_not_unknown", f"the effect is {effect.state}: there is nothing to settle")
+            self._apply(uow, effect, settlement)
+            effect.version, effect.lease_until, effect.updated_at = effect.version + 1, None, now
+            await table.save(uow.connection, [effect])
+            detail = {"outcome": settlement.outcome, "provider_ref": settlement.provider_ref}
+            self._audit.record(uow, actor, "effect.settled", tenant=effect.tenant, target=f"effects/{key}", **detail)
+        return json_response(_shown(effect, now))
+
+    def _apply(self, uow: UnitOfWork, effect: Effect, settlement: Settlement) -> None:
+        if settlement.outcome == "retry":
+            effect.state, effect.sent_at = "reserved", None
+            effect.attempt = max(effect.attempt, effect.answered + 1)
+            uow.after_commit(lambda: self._desk.wake(effect))
+            return
+        effect.attempt = max(effect.attempt, 1)
+        effect.answered = effect.attempt
+        effect.code, effect.detail = "settled", settlement.reason
+        if settlement.outcome == "applied":
+            effect.state, effect.provider_ref = "applied", settlement.provider_ref
+            self._desk.answer(uow, effect, Verdict(AnswerStatus.APPLIED, "settled", settlement.reason))
+        else:
+            effect.state = "refused"
+            self._desk.answer(uow, effect, Verdict(AnswerStatus.REFUSED, "settled", settlement.reason))
+
+
+def effect_routes(api: EffectApi, tokens: TokenVerifier) -> list[BaseRoute]:
+    """Return the routes of effects."""
+    viewer, operator = requires(tokens, Role.VIEWER), requires(tokens, Role.OPERATOR)
+    return [
+        Route("/v1/effects", viewer(api.list_effects)),
+        Route("/v1/effects/{key}", viewer(api.show_effect)),
+        Route("/v1/effects/{key}/settle", operator(api.settle), methods=["POST"]),
+        Route("/v1/operations", operator(api.run_operation), methods=["POST"]),
+    ]
+
+
+def _shown(effect: Effect, now: datetime) -> dict[str, Any]:
+    hidden = {"personal", "command", "trace", "request_hash", "version"}
+    names = [name for name in Effect.__slots__ if name not in hidden]
+    return {name: getattr(effect, name) for name in names} | {"explanation": explain(effect, now)}
+
+
+def explain(effect: Effect, now: datetime) -> str:
+    """Return in words what is known of an effect and who moves next."""
+    final = {
+        "applied": f"done by {effect.provider} as {effect.provider_ref}",
+        "refused": f"refused ({effect.code}): {effect.detail}",
+        "voided": "its undo came first; it will never be sent",
+    }
+    if effect.state in final:
+        return final[effect.state]
+    if effect.lease_until is not None and effect.lease_until > now:
+        return f"a worker is at it, until {effect.lease_until:%H:%M:%S} at the latest"
+    if effect.attempt > effect.answered:
+        return "it waits for a worker of this service"
+    if effect.state == "reserved":
+        shut = effect.parked_until is not None and effect.parked_until > now
+        why = f"the way to {effect.provider} is shut" if shut else "nothing was sent yet"
+        return f"{why}; whoever asked for it tries again"
+    return (
+        f"sent to {effect.provider} without a known outcome; whoever asked for it has it looked up again, or a person "
+        "finds out and settles it (POST /v1/effects/<key>/settle)"
+    )

@@ -1,0 +1,212 @@
+"""What the workers know of limits: policies in memory, and the buckets that a call passes on its way to a provider.
+
+Must never invent a limit that neither the vendor, an operator nor an answer stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from chassis.telemetry.logs import logger
+from contracts.codec import decode
+from contracts.envelope import Envelope
+from contracts.events.health import RESERVES, CallClass, QuotaPolicy, QuotaWindow
+from providers.manifest.api import Rate, Window
+
+log = logger(__name__)
+
+# Leases may be spent a little after they were counted, so less than the limit is issued (sync-worker.md §4.1).
+ISSUED: Final = 0.98
+# In counted windows critical and interactive calls hold back this part from bulk (sync-worker.md §4.1).
+HELD_BACK: Final = 0.3
+# A vendor that names a rate and no burst is taken to count in whole seconds: what may go at once is taken off the rate,
+# so that no second ever holds more than the limit.
+ASSUMED_BURST: Final = 0.1
+RANKS: Final[dict[CallClass, int]] = {"critical": 0, "interactive": 1, "probe": 2, "bulk": 3}
+_SCOPES: Final = {"account": "account", "app": "app", "ip": "address"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One concrete bucket, e.g. `<provider>|account|<credential>`; `kind` is its place as in `QuotaPolicy.bucket`."""
+
+    name: str
+    kind: str
+    windows: tuple[QuotaWindow, ...] = ()
+    reserves: dict[CallClass, float] = field(default_factory=lambda: dict(RESERVES))
+    trim: dict[CallClass, float] = field(default_factory=dict)
+
+    def reserve(self, window: QuotaWindow, call_class: CallClass) -> float:
+        """Return the part of a window that a class leaves alone; a counted one is held back from bulk only."""
+        if window.shape == "gcra":
+            return self.reserves.get(call_class, RESERVES[call_class])
+        return HELD_BACK if call_class == "bulk" else 0.0
+
+
+# Compared by identity: the book returns the same object for the same place, and pools are looked up by it.
+@dataclass(slots=True, eq=False)
+class CallPath:
+    """The buckets that a call passes, the widest first. `version` grows when their limits change.
+
+    `concurrent` says whether calls hold slots that they must give back.
+    """
+
+    provider: str
+    names: tuple[tuple[str, str], ...]  # (kind, name)
+    buckets: tuple[Bucket, ...] = ()
+    version: int = 0
+    concurrent: bool = False
+
+    def set_buckets(self, buckets: tuple[Bucket, ...]) -> None:
+        """Take new limits."""
+        self.buckets = buckets
+        self.version += 1
+        self.concurrent = any(one.shape == "concurrent" for bucket in buckets for one in bucket.windows)
+
+    @property
+    def narrowest(self) -> str:
+        """The bucket that a 429 concerns when it does not say which: the endpoint class, else the account."""
+        kinds = [name for kind, name in self.names if kind == "account" or kind.startswith("endpoint:")]
+        return kinds[-1]
+
+    @property
+    def greatest_cost(self) -> float:
+        """Units that one call may cost at most; more would never be granted."""
+        return min((capacity(window) for bucket in self.buckets for window in bucket.windows), default=math.inf)
+
+    def named(self, kind: str) -> str:
+        """Return the bucket of a kind; the narrowest one when the path has none of it."""
+        return next((name for known, name in self.names if known == kind), self.narrowest)
+
+
+def capacity(window: QuotaWindow) -> float:
+    """Return how many units a window can ever give at once."""
+    return window.burst if window.shape == "gcra" else window.limit * (ISSUED if window.shape == "fixed" else 1)
+
+
+def default_policies(provider: str, rate: Rate | None, windows: Sequence[Window] = ()) -> list[QuotaPolicy]:
+    """Return the policies for the limits that a manifest publishes; none where it publishes none."""
+    found: dict[str, list[QuotaWindow]] = {}
+    if rate is not None:
+        found.setdefault(_SCOPES[rate.scope], []).append(_of_rate(rate))
+    for window in windows:
+        kind = f"endpoint:{window.quota}" if window.quota else _SCOPES[window.scope]
+        found.setdefault(kind, []).append(
+            QuotaWindow(limit=window.limit, seconds=window.seconds, shape=window.shape),
+        )
+    return [
+        QuotaPolicy(
+            provider=provider,
+            bucket=kind,
+            windows=tuple(known),
+            reason="the vendor publishes this limit",
+            version=1,
+            decided_at=datetime(1970, 1, 1, tzinfo=UTC),
+        )
+        for kind, known in found.items()
+    ]
+
+
+def _of_rate(rate: Rate) -> QuotaWindow:
+    """Return the window of a rate; a burst that the vendor states makes it a token bucket."""
+    if rate.burst > 1:
+        return QuotaWindow(limit=rate.per_s, seconds=1, burst=rate.burst)
+    burst = max(1.0, rate.per_s * ASSUMED_BURST)
+    # Below two calls a second there is no rate left to take the burst from.
+    return QuotaWindow(limit=rate.per_s - burst if rate.per_s >= 2 * burst else rate.per_s, seconds=1, burst=burst)
+
+
+class PolicyBook:
+    """The newest policy per (provider, kind of bucket), and the interned paths that are made of them."""
+
+    def __init__(self) -> None:
+        self._policies: dict[tuple[str, str], QuotaPolicy] = {}
+        self._learned: dict[str, dict[float, float]] = {}
+        self._paths: dict[tuple[str, ...], CallPath] = {}
+
+    def apply(self, _key: str, envelope: Envelope | None) -> None:
+        """Take one record of `health.quotas.v1`; one whose version is not greater than the known one is dropped."""
+        if envelope is None:
+            return
+        policy = decode(QuotaPolicy, envelope.data)
+        if self.put(policy):
+            log.info("quota_policy_changed", provider=policy.provider, bucket=policy.bucket, source=policy.source)
+
+    def put(self, policy: QuotaPolicy) -> bool:
+        """Take a policy and return True, unless one that is as new is known."""
+        place = (policy.provider, policy.bucket)
+        known = self._policies.get(place)
+        if known is not None and known.version >= policy.version:
+            return False
+        self._policies[place] = policy
+        self._refresh(policy.provider)
+        return True
+
+    def declare(self, provider: str, rate: Rate | None, windows: Sequence[Window] = ()) -> None:
+        """Take a manifest's limits as policies until the health monitor sends others. Safe to repeat."""
+        for policy in default_policies(provider, rate, windows):
+            if (provider, policy.bucket) not in self._policies:
+                self.put(policy)
+
+    def learn(self, provider: str, bucket: str, seconds: float, limit: float | None) -> None:
+        """Take what answers say of one concrete bucket's window: it then counts if lower; None forgets it."""
+        known = self._learned.setdefault(bucket, {})
+        if known.get(seconds) == limit:
+            return
+        if limit is None:
+            known.pop(seconds, None)
+        else:
+            known[seconds] = limit
+        self._refresh(provider)
+
+    def path(self, provider: str, credential: str, *, app: str = "", endpoint: str = "", address: str = "") -> CallPath:
+        """Return the path of a call: the same object for the same place. `endpoint` is a class of endpoints."""
+        place = (provider, credential, app, endpoint, address)
+        path = self._paths.get(place)
+        if path is None:
+            names = [("app", f"{provider}|app|{app}"), ("account", f"{provider}|account|{credential}")]
+            if endpoint:
+                names.append((f"endpoint:{endpoint}", f"{provider}|endpoint:{endpoint}|{credential}"))
+            if address:
+                names.append(("address", f"{provider}|address|{address}"))
+            path = self._paths[place] = CallPath(provider, tuple(names))
+            path.set_buckets(self._buckets(path))
+        return path
+
+    def paths(self, provider: str) -> list[CallPath]:
+        """Return the known paths of a provider."""
+        return [path for path in self._paths.values() if path.provider == provider]
+
+    def _refresh(self, provider: str) -> None:
+        for path in self.paths(provider):
+            path.set_buckets(self._buckets(path))
+
+    def _buckets(self, path: CallPath) -> tuple[Bucket, ...]:
+        return tuple(self._bucket(path.provider, kind, name) for kind, name in path.names)
+
+    def _bucket(self, provider: str, kind: str, name: str) -> Bucket:
+        policy = self._policies.get((provider, kind))
+        learned = self._learned.get(name, {})
+        known = policy.windows if policy else ()
+        windows = [_lower(window, learned) for window in known]
+        counted = {window.seconds for window in known}
+        windows += [
+            QuotaWindow(limit=limit, seconds=seconds, shape="fixed")
+            for seconds, limit in learned.items()
+            if seconds not in counted
+        ]
+        if policy is None:
+            return Bucket(name, kind, tuple(windows))
+        return Bucket(name, kind, tuple(windows), policy.reserves, policy.trim)
+
+
+def _lower(window: QuotaWindow, learned: dict[float, float]) -> QuotaWindow:
+    """Return the window with the learned limit where that is the lower one."""
+    limit = learned.get(window.seconds)
+    if limit is None or limit >= window.limit or window.shape == "concurrent":
+        return window
+    return window.model_copy(update={"limit": limit, "burst": max(1.0, min(window.burst, limit))})

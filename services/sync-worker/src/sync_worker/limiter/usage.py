@@ -1,0 +1,127 @@
+"""What was spent of each bucket, for the health monitor's forecasts; and how many retries a provider may still get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from chassis.clock import Clock
+from chassis.telemetry.metrics import gauge
+from contracts.events.health import CallClass
+from contracts.events.sync import QuotaUsage
+from sync_worker.limiter.learning import Seen
+from sync_worker.limiter.metrics import QUOTA_USED
+from sync_worker.limiter.policies import CallPath
+
+# A retry must be earned by clean calls; after a timeout it costs twice (sync-worker.md §4.1).
+RETRY_TOKENS: Final = 500
+RETRY_COST: Final = 5
+RETRY_COST_AFTER_TIMEOUT: Final = 10
+_CLEAN: Final = 1
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Use of one bucket since the last report, and what answers said of it last."""
+
+    provider: str
+    kind: str
+    used: dict[CallClass, float] = field(default_factory=dict)
+    throttled: int = 0
+    seen: Seen | None = None
+    seen_at: datetime | None = None
+    estimate: float | None = None
+
+
+class UsageBook:
+    """Use by bucket of one worker. `collect` once a second, publish what it returns on `sync.quota-usage.v1`."""
+
+    def __init__(self, clock: Clock, worker: str) -> None:
+        self._clock = clock
+        self._worker = worker
+        self._buckets: dict[str, _Bucket] = {}
+        self._since = clock.now()
+
+    def spent(self, path: CallPath, call_class: CallClass, units: float) -> None:
+        """Count units that calls of a class spent in every bucket of a path."""
+        if units > 0:
+            for kind, name in path.names:
+                used = self._of(path.provider, kind, name).used
+                used[call_class] = used.get(call_class, 0.0) + units
+
+    def throttled(self, path: CallPath, bucket: str) -> None:
+        """Count a 429 of a bucket."""
+        kind = next((kind for kind, name in path.names if name == bucket), "account")
+        self._of(path.provider, kind, bucket).throttled += 1
+
+    def saw(self, path: CallPath, bucket: str, seen: Seen) -> None:
+        """Remember what an answer said of a bucket."""
+        kind = next((kind for kind, name in path.names if name == bucket), "account")
+        known = self._of(path.provider, kind, bucket)
+        known.seen, known.seen_at = seen, self._clock.now()
+        if seen.limit and seen.remaining is not None:
+            gauge(QUOTA_USED).labels(path.provider, kind).set(1 - seen.remaining / seen.limit)
+
+    def collect(self) -> list[QuotaUsage]:
+        """Return one report per bucket that was used, throttled or spoken of since the last time, and start anew."""
+        until = self._clock.now()
+        since, self._since = self._since, until
+        buckets, self._buckets = self._buckets, {}
+        return [self._report(name, one, since, until) for name, one in buckets.items()]
+
+    def _report(self, name: str, one: _Bucket, since: datetime, until: datetime) -> QuotaUsage:
+        seen = one.seen or Seen()
+        reset_at = None
+        if one.seen_at is not None and seen.reset_s is not None:
+            reset_at = one.seen_at + timedelta(seconds=seen.reset_s)
+        return QuotaUsage(
+            provider=one.provider,
+            bucket=name.removeprefix(f"{one.provider}|"),
+            worker=self._worker,
+            used=one.used,
+            throttled=one.throttled,
+            seen_limit=seen.limit,
+            seen_remaining=seen.remaining,
+            seen_reset_at=reset_at,
+            estimate=one.estimate,
+            since=since,
+            until=until,
+        )
+
+    def _of(self, provider: str, kind: str, name: str) -> _Bucket:
+        return self._buckets.setdefault(name, _Bucket(provider, kind))
+
+
+class RetryBudgets:
+    """Retry tokens by provider, shared by all workers: what each earns and spends rides on its leases."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._delta: dict[str, int] = {}
+
+    def may_retry(self, provider: str, *, after_timeout: bool = False) -> bool:
+        """Take the tokens of one retry; False when there are too few, and the call must then fail."""
+        cost = RETRY_COST_AFTER_TIMEOUT if after_timeout else RETRY_COST
+        if self._tokens(provider) < cost:
+            return False
+        self._delta[provider] = self._delta.get(provider, 0) - cost
+        return True
+
+    def clean(self, provider: str) -> None:
+        """Count a call that succeeded at once."""
+        if self._tokens(provider) < RETRY_TOKENS:
+            self._delta[provider] = self._delta.get(provider, 0) + _CLEAN
+
+    def take_delta(self, provider: str) -> int:
+        """Return what the store has not heard of, and expect it to."""
+        delta = self._delta.pop(provider, 0)
+        self._seen[provider] = max(0, min(RETRY_TOKENS, self._seen.get(provider, RETRY_TOKENS) + delta))
+        return delta
+
+    def saw(self, provider: str, tokens: int) -> None:
+        """Take the balance that the store told."""
+        self._seen[provider] = tokens
+
+    def _tokens(self, provider: str) -> int:
+        return self._seen.get(provider, RETRY_TOKENS) + self._delta.get(provider, 0)

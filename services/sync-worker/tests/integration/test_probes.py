@@ -1,0 +1,109 @@
+"""Probes with real credentials: who asks, how often, and what starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from chassis.testing.harness import until
+from contracts.events.health import RouteChanged
+from sync_worker.outbound.probes import Prober
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
+
+PLACE = ("payer", "payments")
+
+
+def prober(desk: Any) -> Prober:
+    return Prober(desk.database, desk.path, desk.routes, desk.clock, lambda low, _high: low)
+
+
+@asynccontextmanager
+async def running(one: Prober) -> AsyncIterator[None]:
+    task = asyncio.create_task(one.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def number(desk: Any, wanted: int, *, step_s: float = 0.1) -> None:
+    """Let time pass until so many probes were sent."""
+
+    async def sent() -> bool:
+        desk.later(seconds=step_s)
+        return len(desk.client.calls) >= wanted
+
+    await until(sent, f"{wanted} probes", 10)
+
+
+async def test_a_connection_that_cannot_ask_leaves_it_to_the_next(desk: Any, kit: Any) -> None:
+    await desk.connect(kit.payer, "keyless", secrets={"webhook": "w"})
+    await desk.connect(kit.payer, "acct-2")
+    desk.client.script = [kit.answered(200, {}) for _ in range(9)]
+    async with running(prober(desk)):
+        await number(desk, 1)
+    assert desk.client.calls[0][1].path == "/probe/acct-2"
+
+
+async def test_a_quiet_provider_is_asked_every_five_seconds_and_a_suspect_one_three_times_a_second(
+    desk: Any, kit: Any
+) -> None:
+    await desk.connect(kit.payer)
+    desk.client.script = [kit.answered(200, {}) for _ in range(200)]
+    async with running(prober(desk)):
+        await number(desk, 1)
+        started = desk.clock.monotonic()
+        await number(desk, 3)
+        assert 9 <= desk.clock.monotonic() - started <= 12
+        desk.routes.put(
+            RouteChanged(
+                provider="payer",
+                capability="payments",
+                epoch=(1, 1),
+                state="suspect",
+                share=100,
+                probe="burst",
+                reason="test",
+                decided_at=kit.start,
+            )
+        )
+        await number(desk, 4)
+        started = desk.clock.monotonic()
+        await number(desk, 10)
+        assert desk.clock.monotonic() - started <= 4
+
+
+async def test_the_first_failure_of_a_quiet_provider_starts_three_probes_at_once(desk: Any, kit: Any) -> None:
+    await desk.connect(kit.payer)
+    desk.client.script = [kit.answered(200, {}) for _ in range(9)]
+    one = prober(desk)
+    async with running(one):
+        await number(desk, 1)
+        one.saw_call(PLACE)
+        one.saw_failure(PLACE)
+        one.saw_failure(PLACE)
+        started = desk.clock.monotonic()
+        await number(desk, 4)
+        assert desk.clock.monotonic() - started < 2
+
+
+async def test_a_busy_providers_calls_tell_soon_enough(desk: Any, kit: Any) -> None:
+    await desk.connect(kit.payer)
+    desk.client.script = [kit.answered(200, {}) for _ in range(9)]
+    one = prober(desk)
+    async with running(one):
+        await number(desk, 1)
+        for _ in range(5):
+            one.saw_call(PLACE)
+        one.saw_failure(PLACE)
+        desk.later(seconds=1)
+        await asyncio.sleep(0.05)  # lint-skip: PB011 what must not happen leaves nothing to wait for
+        assert len(desk.client.calls) == 1

@@ -1,0 +1,52 @@
+"""What is reported of use, and how many retries a provider gets."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from chassis.testing.clock import ManualClock
+from sync_worker.limiter.learning import Seen
+from sync_worker.limiter.policies import PolicyBook
+from sync_worker.limiter.usage import RetryBudgets, UsageBook
+
+
+def test_use_is_reported_once_for_every_bucket_that_a_call_passed() -> None:
+    clock = ManualClock()
+    usage = UsageBook(clock, "w1")
+    path = PolicyBook().path("acme", "c")
+    usage.spent(path, "bulk", 2.5)
+    usage.spent(path, "critical", 1)
+    usage.throttled(path, path.narrowest)
+    usage.saw(path, path.narrowest, Seen(limit=100, remaining=40, reset_s=30))
+    start = clock.now()
+    clock.advance(1)
+    app, account = usage.collect()
+    assert (app.bucket, app.used, app.throttled) == ("app|", {"bulk": 2.5, "critical": 1}, 0)
+    assert (account.bucket, account.throttled, account.seen_limit, account.seen_remaining) == ("account|c", 1, 100, 40)
+    assert account.seen_reset_at == start + timedelta(seconds=30)
+    assert (account.since, account.until, account.worker) == (start, clock.now(), "w1")
+    assert usage.collect() == []
+
+
+def test_retries_must_be_earned_by_clean_calls() -> None:
+    budgets = RetryBudgets()
+    assert [budgets.may_retry("acme") for _ in range(101)].count(True) == 100
+    for _ in range(4):
+        budgets.clean("acme")
+    assert not budgets.may_retry("acme")
+    budgets.clean("acme")
+    assert budgets.may_retry("acme")
+    assert budgets.may_retry("other", after_timeout=True)
+
+
+def test_a_retry_after_a_timeout_costs_twice() -> None:
+    budgets = RetryBudgets()
+    assert [budgets.may_retry("acme", after_timeout=True) for _ in range(60)].count(True) == 50
+
+
+def test_what_other_workers_spent_counts_too_and_own_spending_is_told_once() -> None:
+    budgets = RetryBudgets()
+    budgets.may_retry("acme")
+    assert (budgets.take_delta("acme"), budgets.take_delta("acme")) == (-5, 0)
+    budgets.saw("acme", 4)
+    assert not budgets.may_retry("acme")
