@@ -118,7 +118,7 @@ async def test_effects_can_be_filtered(client: httpx.AsyncClient, ask: Any) -> N
 async def test_a_fault_may_be_one_operations_alone() -> None:
     desk = FaultDesk(lambda: 0.0)
     desk.set("some", Fault(mode="error", operation="payment.charge"))
-    desk.set("some", Fault(mode="throttle"))
+    desk.add("some", Fault(mode="throttle"))
     assert [desk.hit("some", one).mode for one in ("payment.charge", "payment.refund", "")] == [
         "error",
         "throttle",
@@ -135,3 +135,13 @@ async def test_a_flapping_provider_is_away_and_back_by_turns() -> None:
         now[0] = float(second)
         seen.append(desk.hit("some").mode)
     assert seen == ["outage", "outage", "none", "none", "outage"]
+
+
+async def test_several_faults_stand_side_by_side_each_with_its_rate() -> None:
+    desk = FaultDesk(lambda: 0.0)
+    for mode, rate in (("hang", 0.1), ("throttle", 0.2), ("error", 0.25)):
+        desk.add("some", Fault.model_validate({"mode": mode, "rate": rate}))
+    seen = [desk.hit("some").mode for _ in range(100)]
+    counted = {mode: seen.count(mode) for mode in ("hang", "throttle", "error")}
+    # One that was due at the same time as another hits one of the next requests.
+    assert all(0 <= wanted - counted[mode] <= 1 for mode, wanted in (("hang", 10), ("throttle", 20), ("error", 25)))

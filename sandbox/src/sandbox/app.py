@@ -33,7 +33,7 @@ class Sandbox:
         self.app = self._build(clock)
 
     def _build(self, clock: Clock) -> Starlette:
-        apis = ProviderApis(load(self.world), self.faults, clock)
+        apis = ProviderApis(load(self.world, self.oauth), self.faults, clock)
         # A class instance as endpoint is a bare ASGI app; every method belongs to the simulated API.
         before: list[BaseRoute] = [*key_routes(self.keys), *oauth_routes(self.oauth)]
         everything = [*before, Route("/{slug}/{path:path}", apis)]

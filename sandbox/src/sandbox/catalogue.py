@@ -12,11 +12,13 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from providers import registry
-from providers.manifest.auth import AwsSigV4Auth, BasicAuth, BodyAuth, HeaderAuth, QueryAuth
+from providers.manifest.auth import AwsSigV4Auth, BasicAuth, BodyAuth, HeaderAuth, OAuth2Auth, QueryAuth
 from providers.manifest.operations import Codes
 from providers.provider import Provider
+from providers.templates import names_in
 from sandbox.behaviours.base import NOT_FOUND, UNAUTHORISED, Answer, Behaviour, Call, basic_user
 from sandbox.behaviours.declared import DeclaredApi, Route
+from sandbox.oauth import ACCESS_PREFIX, OAuthServer
 from sandbox.world import World
 
 _DIGEST_CHARS: Final = 12
@@ -27,10 +29,10 @@ def has_behaviour(slug: str) -> bool:
     return find_spec(f"sandbox.behaviours.{slug}") is not None
 
 
-def load(world: World) -> dict[str, Played]:
+def load(world: World, oauth: OAuthServer) -> dict[str, Played]:
     """Return all registered providers with an API, by slug; behaviour files of others stay unloaded."""
     return {
-        provider.slug: Played(provider, world)
+        provider.slug: Played(provider, world, oauth)
         for provider in registry.all_providers()
         if provider.manifest.api is not None
     }
@@ -39,8 +41,9 @@ def load(world: World) -> dict[str, Played]:
 class Played:
     """One provider's API: its declared operations, its behaviour file, its probe."""
 
-    def __init__(self, provider: Provider, world: World) -> None:
+    def __init__(self, provider: Provider, world: World, oauth: OAuthServer) -> None:
         self._provider = provider
+        self._oauth = oauth
         self._declared = DeclaredApi(provider, world)
         self._own: Behaviour | None = None
         if has_behaviour(provider.slug):
@@ -53,10 +56,14 @@ class Played:
 
     def handle(self, call: Call) -> Answer:
         """Answer a call. May raise `Invalid` for a body that is no JSON."""
+        token = token_of(self._provider, call)
+        if token.startswith(ACCESS_PREFIX) and not self._oauth.accepts(self._provider.slug, token):
+            return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "the access token has ended"))
         route = self._declared.route(call)
         if self._own is not None and (route is None or route.spec.name in self._own.operations):
             return self._own.handle(call)
-        account = account_of(self._provider, call)
+        owner = self._oauth.owner(self._provider.slug, token) if token.startswith(ACCESS_PREFIX) else None
+        account = owner or account_of(self._provider, call)
         if account is None:
             return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "authentication is required"))
         if route is not None:
@@ -89,13 +96,26 @@ def failure_body(codes: Codes, status: int, detail: str) -> Any:
     return body or {"status": status, "message": detail}
 
 
+def token_of(provider: Provider, call: Call) -> str:
+    """Return the token that a call carries in the header of an OAuth method, empty without one."""
+    for method in provider.api.auth.values():
+        if isinstance(method, OAuth2Auth):
+            before, _, after = method.template.partition("{access_token}")
+            shown = call.headers.get(method.header.lower(), "")
+            if shown.startswith(before) and shown.endswith(after):
+                return shown.removeprefix(before).removesuffix(after)
+    return ""
+
+
 def account_of(provider: Provider, call: Call) -> str | None:
     """Return a stable name for whom a call's credentials stand, or None without any; never the credential itself."""
     for method in provider.api.auth.values():
         if isinstance(method, BasicAuth):
             shown = basic_user(call)
-            if shown is not None:
+            if shown is not None and "account_ref" in names_in(method.user):
                 return shown
+            # The user name is the same for everybody, or a secret itself.
+            shown = shown and call.headers.get("authorization")
         elif isinstance(method, QueryAuth):
             shown = call.query.get(method.parameter)
         elif isinstance(method, AwsSigV4Auth):

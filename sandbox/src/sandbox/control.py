@@ -44,11 +44,18 @@ class Control:
         )
 
     async def set_fault(self, request: Request) -> Response:
-        """Set a provider's fault, replacing an earlier one."""
+        """Set a provider's fault, replacing earlier ones."""
         slug = _slug(request)
         fault = await body_of(request, Fault)
         self._faults.set(slug, fault)
         return json_response(fault.model_dump())
+
+    async def add_fault(self, request: Request) -> Response:
+        """Let a fault stand beside the provider's others: 201."""
+        slug = _slug(request)
+        fault = await body_of(request, Fault)
+        self._faults.add(slug, fault)
+        return json_response(fault.model_dump(), 201)
 
     async def clear_fault(self, request: Request) -> Response:
         """Make a provider work again. Idempotent."""
@@ -108,6 +115,7 @@ def routes(control: Control) -> list[BaseRoute]:
         Route("/_control/effects", control.effects),
         Route("/_control/faults", control.list_faults),
         Route("/_control/faults/{slug}", control.set_fault, methods=["PUT"]),
+        Route("/_control/faults/{slug}", control.add_fault, methods=["POST"]),
         Route("/_control/faults/{slug}", control.clear_fault, methods=["DELETE"]),
         Route("/_control/deliveries", control.deliver, methods=["POST"]),
         Route("/_control/deliveries", control.list_deliveries),

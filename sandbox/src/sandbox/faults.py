@@ -24,8 +24,7 @@ class Fault(BaseModel):
     breaks within the answer. outage: 503, nothing applied. late: applied, answered after `latency_ms`. nonsense:
     applied, answered with 200 and a page for people. refuse: the vendor's documented refusal, where its fixtures show
     one. flap: as outage for `latency_ms`, then well for as long, and so on. `operation` narrows it to one declared
-    operation; faults of a provider for different operations stand side by side. `rate` is the share of requests that
-    are hit; `count` ends
+    operation. `rate` is the share of requests that are hit; `count` ends
     the fault after that many hits, absent means until it is cleared.
     """
 
@@ -41,6 +40,8 @@ class Fault(BaseModel):
 
 NO_FAULT = Fault(mode="none")
 _OUTAGE = Fault(mode="outage")
+# Ten times a tenth is a little less than one in floating point.
+_DUE = 1 - 1e-9
 
 
 @dataclass(slots=True)
@@ -56,14 +57,17 @@ class FaultDesk:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._standing: dict[str, dict[str, _Standing]] = {}
+        self._standing: dict[str, list[_Standing]] = {}
 
     def set(self, slug: str, fault: Fault) -> None:
-        """Replace a provider's fault (for one operation, if it names one); its count and rate begin anew."""
-        faults = self._standing.setdefault(slug, {})
-        faults.pop(fault.operation, None)
+        """Replace a provider's faults by one; its count and rate begin anew."""
+        self.clear(slug)
+        self.add(slug, fault)
+
+    def add(self, slug: str, fault: Fault) -> None:
+        """Let a fault stand beside those that are there."""
         if fault.mode != "none":
-            faults[fault.operation] = _Standing(fault, fault.count, self._monotonic())
+            self._standing.setdefault(slug, []).append(_Standing(fault, fault.count, self._monotonic()))
 
     def clear(self, slug: str) -> None:
         """Make a provider work again. Idempotent."""
@@ -71,24 +75,30 @@ class FaultDesk:
 
     def current(self) -> dict[str, list[Fault]]:
         """Return the faults that are set, by slug."""
-        return {slug: [one.fault for one in faults.values()] for slug, faults in self._standing.items() if faults}
+        return {slug: [one.fault for one in standing] for slug, standing in self._standing.items() if standing}
 
     def hit(self, slug: str, operation: str = "") -> Fault:
-        """Return the fault that the next request of a provider suffers; mode `none` when it is spared."""
-        faults = self._standing.get(slug, {})
-        standing = faults.get(operation) or faults.get("")
-        if standing is None:
-            return NO_FAULT
-        fault = standing.fault
-        if fault.mode == "flap":
-            periods = (self._monotonic() - standing.since) * 1000 // max(fault.latency_ms, 1)
-            return _OUTAGE if periods % 2 == 0 else NO_FAULT
-        standing.due += fault.rate
-        if standing.due < 1:
-            return NO_FAULT
-        standing.due -= 1
-        if standing.left is not None:
-            standing.left -= 1
-            if standing.left == 0:
-                del faults[fault.operation]
-        return fault
+        """Return the fault that the next request of a provider suffers; mode `none` when it is spared.
+
+        Of several that would hit, the first one does; the others hit one of the next requests.
+        """
+        standing = self._standing.get(slug, ())
+        concerned = [one for one in standing if one.fault.operation in ("", operation)]
+        for one in concerned:
+            one.due += one.fault.rate if one.fault.mode != "flap" else 0
+        for one in concerned:
+            if one.fault.mode == "flap":
+                periods = (self._monotonic() - one.since) * 1000 // max(one.fault.latency_ms, 1)
+                if periods % 2 == 0:
+                    return _OUTAGE
+            elif one.due >= _DUE:
+                self._spend(slug, one)
+                return one.fault
+        return NO_FAULT
+
+    def _spend(self, slug: str, one: _Standing) -> None:
+        one.due -= 1
+        if one.left is not None:
+            one.left -= 1
+            if one.left == 0:
+                self._standing[slug].remove(one)

@@ -28,6 +28,8 @@ from providers.manifest import OAuth2Auth
 
 CODE_LIFETIME_S: Final = 300.0
 TOKEN_LIFETIME_S: Final = 3600
+# How the simulated APIs tell a token of this server from a static secret that looks the same to them.
+ACCESS_PREFIX: Final = "sandbox-access-"
 _BAD: Final = 400
 _UNAUTHORISED: Final = 401
 _FOUND: Final = 302
@@ -133,8 +135,15 @@ class OAuthServer:
 
     def accepts(self, slug: str, token: str) -> bool:
         """Tell whether an access token of this server is good at the provider's API now."""
+        return self.owner(slug, token) is not None
+
+    def owner(self, slug: str, token: str) -> str | None:
+        """Return the account that an access token of this server acts for, None when it is no longer good."""
         digest, now = _digest(token), self._clock.monotonic()
-        return any(family.access.get(digest, now) > now and not family.dead for family in self._of(slug))
+        for family in self._of(slug):
+            if family.access.get(digest, now) > now and not family.dead:
+                return family.account
+        return None
 
     def authorize(self, slug: str, request: Request, method: OAuth2Auth) -> Response:
         """Approve at once: redirect with a code, or with the error when access is denied."""
@@ -251,7 +260,7 @@ class OAuthServer:
         return family
 
     def _issue(self, slug: str, family: Family, method: OAuth2Auth) -> dict[str, Any]:
-        access = f"sandbox-access-{secrets.token_urlsafe(24)}"
+        access = f"{ACCESS_PREFIX}{secrets.token_urlsafe(24)}"
         stated = self.conduct(slug).token_lifetime_s or method.token_lifetime_s
         endless = method.grant == "authorization_code" and method.refresh == "none" and stated is None
         lifetime = stated or TOKEN_LIFETIME_S

@@ -88,7 +88,7 @@ class DeclaredApi:
         values = _values(route, call)
         state = self._accounts[account]
         if route.looks_up:
-            return self._found(route, state, values)
+            return self._found(route, state, call)
         if not route.spec.writes:
             return _answer(_success(route.case), _substituted(_success(route.case).json, values, "", ""))
         key = self._key(route.spec, call)
@@ -135,7 +135,7 @@ class DeclaredApi:
         headers = {name: _substituted(text, values, documented, ref) for name, text in response.headers.items()}
         return Answer(response.status, body, headers)
 
-    def _found(self, route: Route, state: _Account, values: dict[str, Any]) -> Answer:
+    def _found(self, route: Route, state: _Account, call: Call) -> Answer:
         """Answer a look-up from the things whose making held every value that is looked for."""
         look_up = route.spec.look_up
         found_case = next(
@@ -145,7 +145,7 @@ class DeclaredApi:
         if look_up is None or found_case is None or absent is None:
             return Answer(404, {})
         documented = _documented_ref(route.case)
-        wanted = {str(value) for value in values.values()}
+        wanted = set(_asked_for(route, call))
         things = [one for one in state.things if one.operation == route.spec.name and _has(one, wanted)]
         if look_up.items is None:
             if not things:
@@ -226,6 +226,25 @@ def _values(route: Route, call: Call) -> dict[str, Any]:
         if value is not None and documented not in (None, "", True, False) and len(str(documented)) >= _SHORTEST_VALUE:
             found.setdefault(str(documented), value)
     return found
+
+
+def _asked_for(route: Route, call: Call) -> Iterator[str]:
+    """Yield what a look-up asks for: what the names of its template stand for in this call."""
+    template = route.template
+    pairs = list(_leaves(template.json_body, _json(call)))
+    pairs += [(text, call.form.get(name)) for name, text in (template.form or {}).items()]
+    pairs += [(text, call.query.get(name)) for name, text in template.query.items()]
+    pairs.append((template.path, call.path))
+    for text, value in pairs:
+        if not isinstance(text, str) or value is None:
+            continue
+        found = _pattern(text).fullmatch(str(value)) if text.startswith("/") else _words(text).fullmatch(str(value))
+        yield from (word for word in (found.groups() if found else ()) if len(word) >= _SHORTEST_VALUE)
+
+
+def _words(text: str) -> re.Pattern[str]:
+    """Return what a text looks like when the names in it are filled."""
+    return re.compile("(.+)".join(re.escape(part) for part in _HOLE.split(text)), re.DOTALL)
 
 
 def _leaves(documented: Any, value: Any) -> Iterator[tuple[Any, Any]]:
