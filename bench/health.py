@@ -48,6 +48,7 @@ PROBE_TIMEOUT_S = 0.5
 FLUSH_S = 0.02
 PROBE_EVERY = {"idle": 5.0, "burst": 0.1, "canary": 1.0}
 CAPABILITY = "messaging.sms"
+MOST_FAILURES = 100
 
 
 def run_of(outcome: Outcome, number: int, *, probe: bool = False, kind: str = "final") -> CallRun:
@@ -155,7 +156,7 @@ class World:
     def _note(self, moves: list) -> None:  # type: ignore[type-arg]  # of health_monitor.states.Move
         for move in moves:
             main = {RouteState.DOWN, RouteState.DEGRADED}
-            back = move.before is RouteState.RECOVERING and move.after is RouteState.HEALTHY
+            back = move.before is move.after is RouteState.RECOVERING and move.share == 100
             if back or (move.after in main and move.before is not RouteState.RECOVERING):
                 self.switches.append((self.now, move.after))
 
@@ -261,25 +262,34 @@ async def propagation(url: str, epochs: int) -> None:
     owner = MirrorOwner(client, SystemClock())
     try:
         for output in outputs:
-            await output.readline()
+            await _line(output, b"ready")
         for number in range(epochs):
             owner.put("acme", CAPABILITY, (1, number + 1), str(time.monotonic_ns()).encode())
             await owner.settle()
             await asyncio.sleep(0.02)
         async with asyncio.timeout(30):
-            lines = [await output.readline() for output in outputs]
+            lines = [await _line(output, b"[") for output in outputs]
             found = sorted(latency for line in lines for latency in json.loads(line))
     finally:
         for process in processes:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+        await client.flushdb()
         await client.aclose()
     p50, p99 = found[len(found) // 2], found[int(len(found) * 0.99)]
     print(
         f"\nRedis, owner to {PROCESSES} processes x {SUBSCRIPTIONS} subscribers, {epochs} epochs: "
         f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {found[-1]:.1f} ms"
     )
+
+
+async def _line(output: asyncio.StreamReader, start: bytes) -> bytes:
+    """Return the next line that starts so; the others are log lines."""
+    while not (line := await output.readline()).startswith(start):
+        if not line:
+            raise RuntimeError("a subscriber process ended early")
+    return line
 
 
 async def whole_outage(settings: Settings, url: str, runs: int) -> None:
@@ -296,13 +306,16 @@ async def whole_outage(settings: Settings, url: str, runs: int) -> None:
     follower = asyncio.create_task(MirrorSubscriber(client, SystemClock(), apply).run())
     seconds, failed = [], []
     async with running(create(settings)):
+        # Enough healthy providers that the panic guard has no reason to hold one back.
+        for number in range(2 * runs):
+            await _report(publisher, f"healthy{number}", "success", number)
         for _ in range(runs):
             provider = f"p{uuid.uuid4().hex[:8]}"
             for number in range(30):
                 await _report(publisher, provider, "success", number)
             await asyncio.sleep(0.5)
             started, number = time.monotonic(), 0
-            while provider not in heard and number < 100:
+            while provider not in heard and number < MOST_FAILURES:
                 await _report(publisher, provider, "server_error", number)
                 number += 1
                 await asyncio.sleep(0.1)

@@ -159,7 +159,7 @@ HEALTH_ROUTES: Final = Topic(
     key="capability + provider",
     types=("route.changed.v1",),
     writer="health-monitor",
-    readers=("sync-worker",),
+    readers=("sync-worker", "health-monitor"),
     compacted=True,
     retries=False,
 )
@@ -168,7 +168,7 @@ HEALTH_QUOTAS: Final = Topic(
     key="provider + bucket",
     types=("quota.policy.v1",),
     writer="health-monitor",
-    readers=("sync-worker",),
+    readers=("sync-worker", "health-monitor"),
     compacted=True,
     retries=False,
 )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from providers.declared import Declared
 from providers.fixtures import ApiCase, api_cases
 from providers.manifest import OperationSpec
 from providers.manifest.operations import RequestTemplate
@@ -24,7 +25,8 @@ from sandbox.behaviours.base import Answer, Call, Remembered, same
 from sandbox.world import World
 
 CONFLICT: Final = 409
-_HOLE: Final = re.compile(r"\{[^{}]*\}")
+# A name of a template; `{ id }`, as queries of GraphQL have it, is none.
+_HOLE: Final = re.compile(r"\{[a-z][a-z0-9_.]*\??(?:\|[^{}]*)?\}")
 _NAMESPACE: Final = uuid.UUID("2f0f0a52-4a53-5e0c-8a6e-2b7f4f7f9f11")
 _SHORTEST_VALUE: Final = 2
 
@@ -39,6 +41,8 @@ class Route:
     documented: HttpRequest
     path: re.Pattern[str]
     looks_up: bool
+    # Values that every request of this kind has.
+    constants: frozenset[str] = frozenset()
 
     def fits(self, call: Call) -> bool:
         """Tell whether a call is this request."""
@@ -46,6 +50,9 @@ class Route:
             return False
         constant = {name: text for name, text in self.template.query.items() if not _HOLE.search(text)}
         if any(call.query.get(name) != text for name, text in constant.items()):
+            return False
+        written = {name: text for name, text in (self.template.form or {}).items() if not _HOLE.search(text)}
+        if any(call.form.get(name) != text for name, text in written.items()):
             return False
         if self.template.json_body is None:
             return True
@@ -88,7 +95,9 @@ class DeclaredApi:
         values = _values(route, call)
         state = self._accounts[account]
         if route.looks_up:
-            return self._found(route, state, call)
+            # Several operations may be looked up by one request.
+            alike = (one for one in self._routes if one.looks_up and one.fits(call) and _things(one, state, call))
+            return self._found(next(alike, route), state, call)
         if not route.spec.writes:
             return _answer(_success(route.case), _substituted(_success(route.case).json, values, "", ""))
         key = self._key(route.spec, call)
@@ -123,13 +132,14 @@ class DeclaredApi:
         response = _success(route.case)
         documented = _documented_ref(route.case)
         in_answer = documented and documented in json.dumps(response.json, ensure_ascii=False) + str(response.headers)
-        ref = self._new_ref(documented, account) if in_answer else _moved(documented, values)
+        made = in_answer and documented not in values
+        ref = self._new_ref(documented, account) if made else _moved(documented, values)
         state = self._accounts[account]
         state.things.append(Thing(ref, values, route.spec.name))
-        subject = next((str(value) for value in values.values() if not isinstance(value, bool)), "")
-        detail = {name: value for name, value in values.items() if isinstance(value, int)}
+        asked = [value for documented, value in values.items() if documented not in route.constants]
+        subject = next((str(value) for value in asked if not isinstance(value, bool)), "")
         self._world.apply(
-            *(self._provider.slug, route.spec.name), account=account, subject=subject, ref=ref, key=key, asked=detail
+            *(self._provider.slug, route.spec.name), account=account, subject=subject, ref=ref, key=key, asked=asked
         )
         body = _substituted(response.json, values, documented, ref)
         headers = {name: _substituted(text, values, documented, ref) for name, text in response.headers.items()}
@@ -145,8 +155,7 @@ class DeclaredApi:
         if look_up is None or found_case is None or absent is None:
             return Answer(404, {})
         documented = _documented_ref(route.case)
-        wanted = set(_asked_for(route, call))
-        things = [one for one in state.things if one.operation == route.spec.name and _has(one, wanted)]
+        things = _things(route, state, call)
         if look_up.items is None:
             if not things:
                 return _answer(absent, absent.json)
@@ -173,23 +182,46 @@ class DeclaredApi:
 def _routes(provider: Provider) -> Iterator[Route]:
     cases = api_cases(provider.folder)
     for spec in provider.manifest.operations:
-        case = next((one for one in cases if one.operation_name == spec.name), None)
-        if case is None or spec.request is None:
-            continue
+        own = [one for one in cases if one.operation_name == spec.name]
         operations = provider.operations(spec.name)
-        built = operations.build(case.arguments, case.account)
-        yield Route(spec, case, spec.request, built, _pattern(spec.request.path), looks_up=False)
+        if not own or not isinstance(operations, Declared):
+            continue
+        case = own[0]
+        for template in (*spec.request_with.values(), spec.request):
+            shown = next((one for one in own if operations.template(one.arguments) is template), None)
+            if shown is not None and template is not None:
+                yield _route(spec, shown, template, operations)
         asked = operations.read_back(case.arguments, case.account)
         if spec.look_up is not None and asked is not None:
             pattern = _pattern(spec.look_up.request.path)
             yield Route(spec, case, spec.look_up.request, asked, pattern, looks_up=True)
 
 
+def _route(spec: OperationSpec, case: ApiCase, template: RequestTemplate, operations: Declared) -> Route:
+    built = operations.build(case.arguments, case.account)
+    constants = frozenset(_constants(template.json_body) | set((template.form or {}).values()))
+    return Route(spec, case, template, built, _pattern(template.path), looks_up=False, constants=constants)
+
+
+def _things(route: Route, state: _Account, call: Call) -> list[Thing]:
+    """Return what a look-up asks for among the things of its operation."""
+    wanted = set(_asked_for(route, call))
+    return [one for one in state.things if one.operation == route.spec.name and _has(one, wanted)]
+
+
+def _constants(template: Any) -> set[str]:
+    if isinstance(template, Mapping):
+        return set().union(*(_constants(part) for part in template.values())) if template else set()
+    if isinstance(template, list | tuple):
+        return set().union(*(_constants(part) for part in template)) if template else set()
+    return set() if isinstance(template, str) and _HOLE.search(template) else {str(template)}
+
+
 def _pattern(path: str) -> re.Pattern[str]:
     """Return what paths of a template look like; holes with `|raw` may hold slashes."""
     out, place = "", 0
     for hole in _HOLE.finditer(path):
-        out += re.escape(path[place : hole.start()]) + ("(.+)" if "|raw" in hole[0] else "([^/]+)")
+        out += re.escape(path[place : hole.start()]) + ("(.*)" if "|raw" in hole[0] else "([^/]+)")
         place = hole.end()
     return re.compile(out + re.escape(path[place:]))
 
@@ -211,7 +243,9 @@ def _agrees(template: Any, value: Any) -> bool:
 
 
 def _optional(template: Any) -> bool:
-    return (isinstance(template, str) and "?" in template) or isinstance(template, Mapping)
+    if isinstance(template, Mapping):
+        return "each" in template or all(_optional(part) for part in template.values())
+    return isinstance(template, str) and "?" in template
 
 
 def _values(route: Route, call: Call) -> dict[str, Any]:

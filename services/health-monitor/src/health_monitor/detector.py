@@ -1,42 +1,27 @@
-"""The rules that turn outcomes of calls into the state of a route; pure, and every decision says why.
+"""What calls say about one route: charts of failures and slowness, probes, and the rhythm that they are judged by.
 
-A first simple detector: it counts. It must never see time pass by itself or depend on who calls it, so that the same
-outcomes always give the same decisions. Rules and states: health-monitor.md §4.4.
+Pure and clock-free: time comes in as seconds that only grow. Must never decide a state; `states` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+import math
+from collections import Counter, deque
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from contracts.events.health import RouteState
-from contracts.events.sync import Outcome
+from contracts.events.sync import CallRun, Outcome
+from health_monitor import thresholds
+from health_monitor.charts import Chart, Origin, Source
+from health_monitor.evidence import Active, Probes
 
-# Five failures in a row are 0.03 % likely at a failure rate of 20 %, and take half a second at 10 calls/s.
-FAILS_IN_A_ROW: Final = 5
-WINDOW: Final = 20
-# Below ten calls a ratio says little: 5 of 9 is within the noise of 25 %.
-MIN_CALLS: Final = 10
-DOWN_PERCENT: Final = 50
-DEGRADED_PERCENT: Final = 20
-# Half of the entry limit: a provider at exactly 20 % must not flap.
-CLEARED_PERCENT: Final = 10
-GOOD_PROBES: Final = 3
-# What a sequential test needs to prefer "healthy" to "half of the calls fail" at 1 % error (health-monitor.md §4.4).
-CLEAN_CALLS: Final = 7
-# After this many equal outcomes the track no longer changes, whatever it was before.
-_SETTLED_AFTER: Final = WINDOW + GOOD_PROBES + CLEAN_CALLS
-
-SHARES: Final[dict[RouteState, int]] = {
-    RouteState.UNKNOWN: 100,
-    RouteState.HEALTHY: 100,
-    RouteState.DEGRADED: 50,
-    RouteState.DOWN: 0,
-    RouteState.RECOVERING: 25,
-}
+# Healthy ratios change over days; a memory of this many calls is 14 minutes at 10 calls/s and a day at 0.1.
+_BASELINE_CALLS: Final = 10_000
+_RATE_MEMORY_S: Final = 60.0
+_RECENT: Final = 20
+# As many calls as idle probes.
+_BUSY_PER_S: Final = 0.2
 
 
 class Verdict(StrEnum):
@@ -47,7 +32,7 @@ class Verdict(StrEnum):
     SILENT = "silent"
 
 
-# A client error is our own fault and throttling is a quota: neither speaks for or against the provider's health.
+# A client error is our own fault (401 and 403 the credential's), throttling is a quota: neither speaks of health.
 VERDICTS: Final[dict[Outcome, Verdict]] = {
     "success": Verdict.GOOD,
     "client_error": Verdict.SILENT,
@@ -58,100 +43,160 @@ VERDICTS: Final[dict[Outcome, Verdict]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`count` calls in a row with one outcome. Probes and real calls are equal evidence."""
+@dataclass(slots=True)
+class Rate:
+    """Calls per second over about the last minute."""
 
-    outcome: Outcome
-    count: int = 1
+    level: float = 0.0
+    at: float = 0.0
+    since: float | None = None
+
+    def add(self, count: int, now: float) -> None:
+        """Take calls."""
+        if self.since is None:
+            self.since = now
+        self.level = self.level * math.exp(-max(0.0, now - self.at) / _RATE_MEMORY_S) + count
+        self.at = max(now, self.at)
+
+    def per_s(self, now: float) -> float:
+        """Return the rate."""
+        if self.since is None:
+            return 0.0
+        # A young memory is not full yet.
+        filled = 1 - math.exp(-max(1.0, now - self.since) / _RATE_MEMORY_S)
+        return self.level * math.exp(-max(0.0, now - self.at) / _RATE_MEMORY_S) / (_RATE_MEMORY_S * filled)
 
 
-@dataclass(frozen=True, slots=True)
 class Track:
-    """What the detector remembers of one route.
+    """The evidence about one route."""
 
-    `recent` are the last calls since the state was entered afresh, oldest first, True for a failure; `fails` and
-    `goods` count the calls in a row that failed or succeeded.
-    """
+    def __init__(self, ratio: float = 0.0) -> None:
+        self.ratio = ratio
+        p0 = thresholds.baseline(ratio)
+        self.outage = Chart(p0, thresholds.OUTAGE_P1, thresholds.threshold(thresholds.OUTAGE, p0, 1))
+        self.degraded = Chart(p0, thresholds.DEGRADED_P1, thresholds.threshold(thresholds.DEGRADED, p0, 1))
+        self.latency = Chart(thresholds.LATENCY_P0, thresholds.LATENCY_P1, thresholds.latency_threshold(1))
+        self.rate = Rate()
+        self.active = Active()
+        self.probes = Probes()
+        self.recent: deque[Outcome] = deque(maxlen=_RECENT)
+        self.onset: float | None = None
+        self.in_flight: dict[str, int] = {}
+        self._failing: set[Source] = set()
+        self._provisional: Counter[tuple[Origin, str]] = Counter()
 
-    state: RouteState = RouteState.UNKNOWN
-    recent: tuple[bool, ...] = ()
-    fails: int = 0
-    goods: int = 0
+    @property
+    def p0(self) -> float:
+        """The baseline that failures are judged by."""
+        return self.outage.p0
 
+    def retune(self, now: float) -> None:
+        """Adapt baseline and thresholds to what was learned; forget who left."""
+        if not self.outage.score and not self.degraded.score:
+            self._failing.clear()
+        p0, rate = thresholds.baseline(self.ratio), self.rate.per_s(now)
+        self.outage.retune(p0, thresholds.threshold(thresholds.OUTAGE, p0, rate))
+        self.degraded.retune(p0, thresholds.threshold(thresholds.DEGRADED, p0, rate))
+        self.latency.retune(thresholds.LATENCY_P0, thresholds.latency_threshold(rate))
+        self.active.forget(now)
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One decision: from one state to another, and the numbers that led to it."""
+    def fresh(self, run: CallRun, origin: Origin) -> int:
+        """Return how many calls of a run are new: a call that failed by age is not counted again at its end."""
+        if run.kind != "final" or VERDICTS[run.outcome] is not Verdict.BAD:
+            return run.count
+        known = (origin, run.operation)
+        repeated = min(run.count, self._provisional[known])
+        self._provisional[known] -= repeated
+        return run.count - repeated
 
-    before: RouteState
-    after: RouteState
-    reason: str
-    decided_at: datetime
-    share: int = field(init=False)
+    def failed(self, origin: Origin, run: CallRun, now: float) -> None:
+        """Take one failure."""
+        if run.kind == "provisional":
+            self._provisional[origin, run.operation] += 1
+        self._note(origin, run, 1, now)
+        if run.probe:
+            self.probes.probe(origin, failed=True, now=now)
+            if self._busy(now):
+                return
+        else:
+            self.probes.call(origin, failed=True)
+        if not self.degraded.score:
+            self.onset = now
+        self.outage.failed(origin)
+        # One caller's failures come in runs, and the chart's threshold assumes that errors do not: while others call,
+        # a run counts once. An outage is seen by the other chart, which forgets ten times faster.
+        if origin.source not in self._failing or len(self.active.tenants) == 1:
+            self.degraded.failed(origin)
+        self._failing.add(origin.source)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "share", SHARES[self.after])
+    def passed(self, origin: Origin, run: CallRun, count: int, now: float) -> None:
+        """Take successes in a row."""
+        self._note(origin, run, count, now)
+        if run.probe:
+            for _ in range(count):
+                self.probes.probe(origin, failed=False, now=now)
+            if self._busy(now):
+                return
+        else:
+            self.probes.call(origin, failed=False)
+        self._failing.discard(origin.source)
+        self.outage.passed(count)
+        self.degraded.passed(count)
+        if run.slow:
+            for _ in range(count):
+                self.latency.failed(origin)
+        else:
+            self.latency.passed(count)
 
+    def retracted(self, origin: Origin, run: CallRun) -> None:
+        """Take back failures by age of calls that succeeded after all."""
+        known = (origin, run.operation)
+        for _ in range(min(run.count, self._provisional[known])):
+            self.outage.retracted(origin)
+            self.degraded.retracted(origin)
+        self._provisional[known] = max(0, self._provisional[known] - run.count)
 
-def observe(track: Track, runs: Iterable[Run], now: datetime) -> tuple[Track, list[Transition]]:
-    """Return the track after `runs`, which are in order, and the decisions taken on the way, `now` being their time."""
-    decided: list[Transition] = []
-    for run in runs:
-        verdict = VERDICTS[run.outcome]
-        if verdict is Verdict.SILENT:
-            continue
-        for _ in range(min(run.count, _SETTLED_AFTER)):
-            track = _counted(track, failed=verdict is Verdict.BAD)
-            after, reason = _decide(track, run.outcome)
-            if after is not track.state:
-                decided.append(Transition(track.state, after, reason, now))
-                track = _entered(track, after)
-    return track, decided
+    def learn(self, *, failed: bool, count: int = 1) -> None:
+        """Let the baseline follow calls of a healthy route."""
+        kept = (1 - 1 / _BASELINE_CALLS) ** count
+        self.ratio = self.ratio * kept + (1 - kept if failed else 0.0)
 
+    def restart(self, at: float = 0.0) -> None:
+        """Set every chart down to a share `at` of its threshold."""
+        for chart in (self.outage, self.degraded, self.latency):
+            chart.lower(at * chart.h)
 
-def _counted(track: Track, *, failed: bool) -> Track:
-    return replace(
-        track,
-        recent=(*track.recent, failed)[-WINDOW:],
-        fails=min(track.fails + 1, WINDOW) if failed else 0,
-        goods=0 if failed else min(track.goods + 1, WINDOW),
-    )
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Return the numbers that a decision is explained with."""
+        bad = [outcome for outcome in self.recent if VERDICTS[outcome] is Verdict.BAD]
+        chart = max((self.outage, self.degraded), key=lambda one: one.score / one.h)
+        return {
+            "failed": len(bad),
+            "calls": len(self.recent),
+            "outcomes": dict(Counter(bad).most_common()),
+            "s_outage": round(self.outage.score, 2),
+            "h_outage": self.outage.h,
+            "s_degraded": round(self.degraded.score, 2),
+            "h_degraded": self.degraded.h,
+            "s_latency": round(self.latency.score, 2),
+            "h_latency": self.latency.h,
+            "baseline_ratio": self.p0,
+            "calls_per_s": round(self.rate.per_s(now), 3),
+            "workers": len(+chart.by_worker),
+            "tenants": len({tenant for tenant, _ in +chart.by_source}),
+            "active_workers": len(self.active.workers),
+            "active_tenants": len(self.active.tenants),
+            "probes_failed": self.probes.failed,
+            "probes_good": self.probes.good,
+            "in_flight": sum(self.in_flight.values()),
+        }
 
+    def _busy(self, now: float) -> bool:
+        """Tell whether calls speak for themselves: probes are sent because of failures, and would count those twice."""
+        return self.rate.per_s(now) >= _BUSY_PER_S
 
-def _entered(track: Track, state: RouteState) -> Track:
-    """Start a state; going down and coming back each begin with a clean slate, or old failures would count twice."""
-    if state in (RouteState.DOWN, RouteState.RECOVERING):
-        return Track(state=state)
-    return replace(track, state=state)
-
-
-def _decide(track: Track, outcome: Outcome) -> tuple[RouteState, str]:
-    """Return the state that the track calls for, and why."""
-    if track.state is RouteState.DOWN:
-        if track.goods >= GOOD_PROBES:
-            return RouteState.RECOVERING, f"{track.goods} good probes in a row"
-        return RouteState.DOWN, ""
-    if track.state is RouteState.RECOVERING:
-        if track.fails:
-            return RouteState.DOWN, f"a call failed while recovering ({outcome})"
-        if track.goods >= CLEAN_CALLS:
-            return RouteState.HEALTHY, f"{track.goods} clean calls in a row while recovering"
-        return RouteState.RECOVERING, ""
-    return _decide_in_service(track, outcome)
-
-
-def _decide_in_service(track: Track, outcome: Outcome) -> tuple[RouteState, str]:
-    failed, calls = sum(track.recent), len(track.recent)
-    told = f"{failed} of the last {calls} calls failed"
-    if track.fails >= FAILS_IN_A_ROW:
-        return RouteState.DOWN, f"{track.fails} failures in a row (last: {outcome})"
-    if calls >= MIN_CALLS and failed * 100 >= DOWN_PERCENT * calls:
-        return RouteState.DOWN, f"{told} (last: {outcome})"
-    if calls >= MIN_CALLS and failed * 100 >= DEGRADED_PERCENT * calls:
-        return RouteState.DEGRADED, f"{told} (last: {outcome})"
-    if track.state is RouteState.DEGRADED and failed * 100 < CLEARED_PERCENT * calls:
-        return RouteState.HEALTHY, told
-    if track.state is RouteState.UNKNOWN and track.goods:
-        return RouteState.HEALTHY, "the first call succeeded" if calls == 1 else told
-    return track.state, ""
+    def _note(self, origin: Origin, run: CallRun, count: int, now: float) -> None:
+        self.active.seen(origin, now, failed=VERDICTS[run.outcome] is Verdict.BAD)
+        if not run.probe:
+            self.rate.add(count, now)
+        self.recent.extend([run.outcome] * min(count, _RECENT))

@@ -1,124 +1,163 @@
-"""The consumer: observed calls into statistics, decisions and routes, all in one unit of work per batch."""
+"""The consumer of observed calls: into memory and out as decisions, before any database is asked.
+
+Unlike the chassis' loop it is not one transaction per batch, because a failover must not wait for Postgres
+(health-monitor.md §3): `Keeper` saves and commits offsets. Reports are neither retried nor parked: late evidence is
+worth nothing. One that cannot be read is dead-lettered. Must never raise for a record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import partial
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 from chassis.clock import Clock
-from chassis.db.database import UnitOfWork
-from chassis.kafka.records import Message
+from chassis.db.connection import is_unavailable
+from chassis.db.database import Database, UnitOfWork
+from chassis.kafka.failures import FailedRecord
+from chassis.kafka.loop import BatchLoop, Consumer, LoopOptions, Partition
+from chassis.kafka.records import ConsumerRecord, Message, Origin
 from chassis.telemetry.logs import logger
-from chassis.telemetry.metrics import counter, gauge
 from contracts.codec import decode
-from contracts.events.health import RouteChanged
-from contracts.events.platform import AuditRecorded
+from contracts.envelope import from_record
+from contracts.errors import Invalid
 from contracts.events.sync import CallsObserved
-from contracts.ids import uuid7
-from contracts.topics import HEALTH_ROUTES, PLATFORM_AUDIT
-from health_monitor import repository, statistics
-from health_monitor.detector import SHARES, Run, Transition, observe
-from health_monitor.metrics import CALLS, SHARE, TRANSITIONS
-from health_monitor.repository import StoredRoute
-from health_monitor.statistics import RouteKey
+from contracts.topics import SYNC_CALLS
+from health_monitor.audit import SERVICE
+from health_monitor.keeper import Keeper
+from health_monitor.monitor import Monitor
+from health_monitor.repository import routes
 
 log = logger(__name__)
 
-SERVICE: Final = "health-monitor"
-STATISTICS_RETENTION: Final = timedelta(hours=24)
+# Envelopes that a producer's retry or a re-read may bring again.
+_REMEMBERED: Final = 10_000
+_TAKE_OVER_TIMEOUT_S: Final = 2.0
+_MIRROR_TIMEOUT_S: Final = 1.0
+_CAPABILITY: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_FAILOVER_MEMORY: Final = timedelta(hours=1)
 
 
-class Observer:
-    """Handles `sync.calls.v1`. `generation` is the first half of the epochs that it gives out."""
+class Generations:
+    """Gives out generations of owners, and what their routes remember.
 
-    def __init__(self, clock: Clock, *, generation: int) -> None:
-        self._clock = clock
-        self._generation = generation
-        self._pruned: datetime | None = None
+    `mirrored` is set once the mirror was read: what an earlier owner announced and could not save any more is there.
+    """
 
-    async def handle(self, uow: UnitOfWork, messages: Sequence[Message]) -> None:
-        """Count calls and decide about their routes, in order; a route is published only when its state changes."""
-        now = self._clock.now()
-        observed = [(decode(CallsObserved, message.envelope.data), message.trace) for message in messages]
-        routes = await repository.lock_routes(uow.connection, {_key(calls) for calls, _ in observed}, now)
-        for calls, trace in observed:
-            key = _key(calls)
-            runs = [Run(run.outcome, run.count) for run in calls.runs]
-            track, decided = observe(routes[key].track, runs, now)
-            for transition in decided:
-                routes[key] = routes[key].after(transition, self._generation)
-                await self._publish(uow, key, routes[key], transition, trace)
-            routes[key] = replace(routes[key], track=track)
-        await repository.save_routes(uow.connection, routes)
-        buckets = statistics.by_minute(calls for calls, _ in observed)
-        await repository.add_calls(uow.connection, buckets)
-        await self._forget_old_calls(uow, now)
-        uow.after_commit(partial(_measure, buckets, routes))
-
-    async def _publish(
-        self, uow: UnitOfWork, key: RouteKey, route: StoredRoute, transition: Transition, trace: str | None
+    def __init__(
+        self,
+        database: Database,
+        monitor: Monitor,
+        clock: Clock,
+        *,
+        least: int = 1,
+        mirrored: asyncio.Event | None = None,
     ) -> None:
-        provider, capability = key
-        await repository.add_transition(uow.connection, key, route, transition)
-        changed = RouteChanged(
-            provider=provider,
-            capability=capability,
-            epoch=route.epoch,
-            state=transition.after,
-            share=transition.share,
-            reason=transition.reason,
-            decided_at=transition.decided_at,
-        )
-        uow.emit(HEALTH_ROUTES, f"{capability}:{provider}", changed, trace=trace)
-        audit = AuditRecorded(
-            audit_id=uuid7(),
-            tenant="",
-            service=SERVICE,
-            actor=SERVICE,
-            action="route.changed",
-            target=f"route:{capability}:{provider}",
-            at=transition.decided_at,
-            detail={
-                "before": transition.before,
-                "after": transition.after,
-                "reason": transition.reason,
-                "epoch": f"{route.epoch[0]}.{route.epoch[1]}",
-            },
-        )
-        uow.emit(PLATFORM_AUDIT, "", audit, trace=trace)
-        uow.after_commit(partial(_announce, key, transition))
+        self._database = database
+        self._monitor = monitor
+        self._clock = clock
+        self._least = least
+        self._mirrored = mirrored
 
-    async def _forget_old_calls(self, uow: UnitOfWork, now: datetime) -> None:
-        """Delete statistics past their retention, once a minute; a rolled-back deletion comes again a minute later."""
-        minute = now.replace(second=0, microsecond=0)
-        if self._pruned != minute:
-            await repository.forget_calls(uow.connection, minute - STATISTICS_RETENTION)
-            self._pruned = minute
+    async def next(self) -> int:
+        """Return a new generation and load what routes remember; raises what the database raises."""
+        if self._mirrored is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_MIRROR_TIMEOUT_S):
+                    await self._mirrored.wait()
+        async with asyncio.timeout(_TAKE_OVER_TIMEOUT_S), self._database.unit_of_work() as uow:
+            self._monitor.memory = await routes.memory(uow.connection, self._clock.now() - _FAILOVER_MEMORY)
+            return await routes.next_generation(uow.connection, self._least)
 
 
-def _key(calls: CallsObserved) -> RouteKey:
-    return calls.provider, calls.capability
+class EvidenceLoop(BatchLoop):
+    """Feeds `sync.calls` to the monitor and its decisions to the keeper."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        keeper: Keeper,
+        next_generation: Callable[[], Awaitable[int]],
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        options = LoopOptions(ordered=False)
+        super().__init__(SERVICE, [SYNC_CALLS], _no_messages, database, options=options, clock=clock)
+        self._monitor = monitor
+        self._keeper = keeper
+        self._next_generation = next_generation
+        self._mine: set[int] = set()
+        self._known: dict[str, None] = {}
+
+    def subscription(self) -> list[str]:
+        """Return the topic alone: nothing is retried."""
+        return [SYNC_CALLS.name]
+
+    async def handle(self, records: Sequence[ConsumerRecord], kafka: Consumer) -> None:
+        """Weigh one polled batch; its offsets are committed once it is saved."""
+        async with self.busy:
+            await self.assigned(kafka.assignment())
+            offsets: dict[Partition, int] = {}
+            for record in records:
+                offsets[record.topic, record.partition] = record.offset + 1
+                try:
+                    calls = self._report(record)
+                except Invalid as error:
+                    await self._refuse(record, error)
+                    continue
+                if calls is not None:
+                    self._keeper.take(self._monitor.observe(calls))
+                    self._keeper.count(calls)
+            self.positions |= offsets
+            self._keeper.progress(kafka, offsets)
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Own the routes of the partitions that this member has now; new ones under a new generation.
+
+        Without the database a known generation goes on: readers drop it where another owner's is greater.
+        """
+        mine = {partition for topic, partition in partitions if topic == SYNC_CALLS.name}
+        if mine == self._mine:
+            return
+        generation = self._monitor.generation
+        if mine - self._mine:
+            try:
+                generation = await self._next_generation()
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                log.warning("no_new_generation", error=type(error).__name__, generation=generation)
+                if generation:
+                    self._keeper.take(self._monitor.own(mine, generation))
+                return
+        self._mine = mine
+        self._keeper.take(self._monitor.own(mine, generation))
+
+    def _report(self, record: ConsumerRecord) -> CallsObserved | None:
+        envelope = from_record(record.value, record.headers)
+        if envelope.dedupe_id in self._known:
+            return None
+        self._known[envelope.dedupe_id] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        calls = decode(CallsObserved, envelope.data)
+        if _CAPABILITY.fullmatch(calls.capability) is None:
+            raise Invalid("bad_capability", "capability: not a capability's name", field="capability")
+        return calls
+
+    async def _refuse(self, record: ConsumerRecord, error: Invalid) -> None:
+        origin = Origin(record.topic, record.partition, record.offset)
+        failed = FailedRecord(self.consumer, origin, record.key, record.value, record.headers)
+        try:
+            await self._give_up(failed, error)
+        except Exception as outage:
+            if not is_unavailable(outage):
+                raise
+            log.warning("unreadable_report_dropped", origin=origin.mark, code=error.code)
 
 
-def _announce(key: RouteKey, transition: Transition) -> None:
-    counter(TRANSITIONS).labels(*key, transition.after).inc()
-    log.warning(
-        "route_changed",
-        provider=key[0],
-        capability=key[1],
-        before=transition.before,
-        after=transition.after,
-        reason=transition.reason,
-    )
-
-
-def _measure(buckets: dict[tuple[str, str, datetime], statistics.Bucket], routes: dict[RouteKey, StoredRoute]) -> None:
-    for key, route in routes.items():
-        gauge(SHARE).labels(*key).set(SHARES[route.track.state] / 100)
-    for (provider, capability, _), bucket in buckets.items():
-        for outcome, count in bucket.counts.items():
-            if count:
-                counter(CALLS).labels(provider, capability, outcome).inc(count)
+async def _no_messages(_uow: UnitOfWork, _messages: Sequence[Message]) -> None:
+    """Is never called: batches go to the monitor as they are polled."""

@@ -1,4 +1,4 @@
-"""HTTP API of the health monitor: the state of every route, with its reasons and numbers."""
+"""HTTP API of the health monitor, reading: routes with reasons and numbers, decisions explained, API versions."""
 
 from __future__ import annotations
 
@@ -16,53 +16,99 @@ from chassis.db.database import Database
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import json_response, not_found, query_of
-from health_monitor import repository
+from health_monitor.failover import Plan, order_of
+from health_monitor.repository import counts, operators
+from health_monitor.repository import routes as stored
 from health_monitor.statistics import summary
 
 WINDOWS: Final = {"5m": timedelta(minutes=5), "1h": timedelta(hours=1)}
-SHOWN_TRANSITIONS: Final = 50
+SHOWN_DECISIONS: Final = 50
 
 
 def routes(database: Database, tokens: TokenVerifier, clock: Clock) -> list[BaseRoute]:
-    """Return the routes of the API."""
+    """Return the reading routes of the API."""
 
     @requires(tokens, Role.VIEWER)
     async def overview(request: Request) -> Response:
         query = query_of(request, PageQuery)
         async with database.connection() as connection:
-            found = await repository.list_routes(connection, query.cursor(2), query.limit + 1)
+            found = await stored.page_of(connection, query.cursor(2), query.limit + 1)
             shown = await _described(connection, found, clock)
         return json_response(page(shown, query.limit, ("capability", "provider")))
+
+    @requires(tokens, Role.VIEWER)
+    async def capability(request: Request) -> Response:
+        async with database.connection() as connection:
+            return json_response(await _explained(connection, request.path_params["capability"], clock))
 
     @requires(tokens, Role.VIEWER)
     async def show(request: Request) -> Response:
         key = request.path_params["provider"], request.path_params["capability"]
         async with database.connection() as connection:
-            route = await repository.get_route(connection, key)
+            route = await stored.one(connection, key)
             if route is None:
                 raise not_found("route")
             described = (await _described(connection, [route], clock))[0]
-            described["transitions"] = await repository.transitions_of(connection, key, SHOWN_TRANSITIONS)
+            described["numbers"] = route["numbers"]
+            described["transitions"] = await stored.transitions(connection, key[1], [key[0]], SHOWN_DECISIONS)
         return json_response(described)
 
-    return [Route("/v1/health", overview), Route("/v1/health/{capability}/{provider}", show)]
+    @requires(tokens, Role.VIEWER)
+    async def versions(request: Request) -> Response:
+        query = query_of(request, PageQuery)
+        async with database.connection() as connection:
+            found = await counts.list_versions(connection, query.cursor(2), query.limit + 1)
+        return json_response(page(found, query.limit, ("provider", "version")))
+
+    return [
+        Route("/v1/routes", overview),
+        Route("/v1/routes/{capability}", capability),
+        Route("/v1/routes/{capability}/{provider}", show),
+        # The first names of the two above; the command line and the demo use them.
+        Route("/v1/health", overview),
+        Route("/v1/health/{capability}/{provider}", show),
+        Route("/v1/api-versions", versions),
+    ]
+
+
+async def _explained(connection: Connection, name: str, clock: Clock) -> dict[str, Any]:
+    """Return a capability: its providers, who takes what, and the newest decisions with their evidence."""
+    found = await stored.of_capability(connection, name)
+    plan = await operators.get_plan(connection, name)
+    if not found and plan is None:
+        raise not_found("capability")
+    providers = [route["provider"] for route in found]
+    newest = max(found, key=lambda route: route["decided_at"], default=None)
+    return {
+        "capability": name,
+        "order": list(order_of(plan or Plan(), providers)),
+        "configured": plan is not None,
+        "wanted_shares": dict(plan.shares) if plan is not None else {},
+        "shares": newest["shares"] if newest is not None else {},
+        "providers": await _described(connection, found, clock),
+        "decisions": await stored.transitions(connection, name, providers, SHOWN_DECISIONS),
+    }
 
 
 async def _described(connection: Connection, found: Sequence[dict[str, Any]], clock: Clock) -> list[dict[str, Any]]:
     """Return routes as the API shows them; a window is made of whole minutes, the running one included."""
     keys = [(route["provider"], route["capability"]) for route in found]
     minute = clock.now().replace(second=0, microsecond=0)
-    windows = {name: await repository.totals(connection, keys, minute - length) for name, length in WINDOWS.items()}
+    windows = {name: await counts.totals(connection, keys, minute - length) for name, length in WINDOWS.items()}
     return [
         {
-            "provider": route["provider"],
-            "capability": route["capability"],
-            "state": route["state"],
-            "share": route["share"],
+            **{name: route[name] for name in ("provider", "capability", "state", "share", "epoch", "reason")},
+            **{name: route[name] for name in ("shares", "probe", "idempotent_only")},
             "since": route["decided_at"],
-            "reason": route["reason"],
-            "epoch": [route["epoch_generation"], route["epoch_counter"]],
+            "order": route["provider_order"],
+            "override": _override(route),
             "windows": {name: summary(totals.get(key)) for name, totals in windows.items()},
         }
         for route, key in zip(found, keys, strict=True)
     ]
+
+
+def _override(route: dict[str, Any]) -> dict[str, Any] | None:
+    if route["override_state"] is None:
+        return None
+    return {name: route[f"override_{name}"] for name in ("state", "until", "reason", "actor")}

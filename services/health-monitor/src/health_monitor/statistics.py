@@ -12,6 +12,15 @@ from contracts.events.sync import CallsObserved, Outcome
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 RouteKey = tuple[str, str]  # (provider, capability)
+_HEADER_CHARS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What answers said about a version of an API."""
+
+    deprecation: str
+    sunset: str
 
 
 @dataclass(slots=True)
@@ -23,13 +32,39 @@ class Bucket:
     latency_ms_max: float = 0.0
 
 
-def by_minute(observed: Iterable[CallsObserved]) -> dict[tuple[str, str, datetime], Bucket]:
+Buckets = dict[tuple[str, str, datetime], Bucket]
+
+
+def merged(into: Buckets, more: Buckets) -> None:
+    """Add buckets to others."""
+    for key, bucket in more.items():
+        known = into.setdefault(key, Bucket())
+        for outcome, count in bucket.counts.items():
+            known.counts[outcome] += count
+        known.latency_ms_sum += bucket.latency_ms_sum
+        known.latency_ms_max = max(known.latency_ms_max, bucket.latency_ms_max)
+
+
+def versions_of(calls: CallsObserved) -> dict[tuple[str, str], Version]:
+    """Return the API versions of a report, by provider and version; headers are third-party text, cut and cleaned."""
+    return {
+        (calls.provider, _clean(seen.version)): Version(_clean(seen.deprecation), _clean(seen.sunset))
+        for seen in calls.versions
+    }
+
+
+def _clean(header: str) -> str:
+    return header.replace("\0", "")[:_HEADER_CHARS]
+
+
+def by_minute(observed: Iterable[CallsObserved]) -> Buckets:
     """Sum calls up by provider, capability and the minute in which the worker saw them."""
-    buckets: dict[tuple[str, str, datetime], Bucket] = {}
+    buckets: Buckets = {}
     for calls in observed:
         minute = calls.observed_at.replace(second=0, microsecond=0)
         bucket = buckets.setdefault((calls.provider, calls.capability, minute), Bucket())
-        for run in calls.runs:
+        # A call that failed by age is counted when it ends.
+        for run in (run for run in calls.runs if run.kind == "final"):
             bucket.counts[run.outcome] += run.count
             bucket.latency_ms_sum += run.latency_ms_sum
             bucket.latency_ms_max = max(bucket.latency_ms_max, run.latency_ms_max)

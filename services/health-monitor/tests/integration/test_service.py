@@ -1,7 +1,8 @@
-"""The whole service on a real broker: calls in, routes and audit out."""
+"""The whole service on a real broker and Redis: calls in; decisions in the mirror, topic and audit out."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from chassis.http.auth import Role
+from chassis.mirror import read_all
+from chassis.redis import connect
 from chassis.testing.harness import read_topic, rows, until
 from chassis.testing.ports import free_port
 from chassis.testing.postgres import PostgresAdmin
@@ -19,57 +22,121 @@ from contracts.codec import decode
 from contracts.events.health import RouteChanged
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CallRun, CallsObserved, Outcome
-from contracts.topics import HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS
+from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
 from health_monitor.settings import Settings
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 
-def calls(provider: str, outcome: Outcome, count: int) -> CallsObserved:
-    run = CallRun(
-        operation="op", outcome=outcome, count=count, tenant="t", credential="c", latency_ms_sum=9, latency_ms_max=3
+def calls(provider: str, outcome: Outcome, count: int, *, probe: bool = False) -> CallsObserved:
+    runs = tuple(
+        CallRun(
+            operation="op",
+            outcome=outcome,
+            count=1,
+            tenant=f"t{number % 2}",
+            credential="c",
+            probe=probe,
+            latency_ms_sum=3,
+            latency_ms_max=3,
+        )
+        for number in range(count)
     )
     return CallsObserved(
-        worker="w", provider=provider, capability="messaging.sms", observed_at=datetime.now(UTC), runs=(run,)
+        worker="w", provider=provider, capability="messaging.sms", observed_at=datetime.now(UTC), runs=runs
     )
 
 
-async def test_an_outage_and_a_recovery_reach_the_routes_topic(
-    kafka_bootstrap: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
+async def settings_of(bootstrap: str, redis_url: str, admin: PostgresAdmin, issuer: LocalIssuer) -> Settings:
+    await declared_topics(bootstrap, SYNC_CALLS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_QUOTA_USAGE, HEALTH_QUOTAS)
+    return Settings(
+        **issuer.settings(),
+        kafka_bootstrap=bootstrap,
+        redis_url=SecretStr(redis_url),
+        http_port=free_port(),
+        database_url=SecretStr(await migrated_dsn(admin, "health_monitor")),
+    )
+
+
+async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
+    kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
 ) -> None:
-    await declared_topics(kafka_bootstrap, SYNC_CALLS, HEALTH_ROUTES, PLATFORM_AUDIT)
     provider = f"p{uuid.uuid4().hex[:8]}"
     key = f"{provider}:messaging.sms"
-    settings = Settings(
-        **issuer.settings(),
-        kafka_bootstrap=kafka_bootstrap,
-        http_port=free_port(),
-        database_url=SecretStr(await migrated_dsn(postgres_server, "health_monitor")),
-    )
+    settings = await settings_of(kafka_bootstrap, redis_url, postgres_server, issuer)
+    redis = connect(redis_url)
 
-    async def routes() -> list[RouteChanged]:
-        seen = [decode(RouteChanged, r.value or b"") for r in await read_topic(kafka_bootstrap, HEALTH_ROUTES.name)]
-        return [route for route in seen if route.provider == provider]
+    async def mirrored() -> RouteChanged | None:
+        found = (await read_all(redis, provider)).get("messaging.sms")
+        return None if found is None else decode(RouteChanged, found.value)
 
-    async def last_state(state: str) -> bool:
-        found = await routes()
-        return bool(found) and found[-1].state == state
+    def in_mirror(*states: str) -> Any:
+        async def check() -> bool:
+            found = await mirrored()
+            return found is not None and found.state in states
+
+        return check
+
+    async def probed_until(*states: str) -> None:
+        async def check() -> bool:
+            await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 1, probe=True))
+            await asyncio.sleep(0.2)  # lint-skip: PB011 probes of a real worker are this far apart
+            return bool(await in_mirror(*states)())
+
+        await until(check, f"the route in {states}")
 
     async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
         await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 1), calls(provider, "timeout", 6))
-        await until(lambda: last_state("down"), "the route goes down")
-        await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 10))
-        await until(lambda: last_state("healthy"), "the route comes back")
-        shown: dict[str, Any] = (await client.get(f"{url}/v1/health/messaging.sms/{provider}")).json()
+        await until(in_mirror("down"), "the route goes down")
+        await probed_until("recovering", "healthy")
+        await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 40))
+        await until(in_mirror("healthy"), "the route comes back")
+        await redis.flushdb()
+        await until(in_mirror("healthy"), "the mirror is refilled after a flush")
+        shown: dict[str, Any] = (await client.get(f"{url}/v1/routes/messaging.sms/{provider}")).json()
         assert (shown["state"], shown["windows"]["5m"]["outcomes"]["timeout"]) == ("healthy", 6)
         metrics = (await client.get(f"{url}/metrics")).text
-        assert f'health_route_share_ratio{{capability="messaging.sms",provider="{provider}"}} 1.0' in metrics
+        assert f'provider_state{{capability="messaging.sms",provider="{provider}",state="healthy"}} 1.0' in metrics
+        assert f'provider_failovers_total{{from="{provider}",reason="outage",to="none"}} 1.0' in metrics
 
-    published = await routes()
-    assert [route.state for route in published] == ["healthy", "down", "recovering", "healthy"]
+    await redis.aclose()
+    seen = [decode(RouteChanged, r.value or b"") for r in await read_topic(kafka_bootstrap, HEALTH_ROUTES.name)]
+    published = [route for route in seen if route.provider == provider]
+    states = [route.state.value for route in published]
+    assert [state for at, state in enumerate(states) if at == 0 or states[at - 1] != state] == [
+        "healthy",
+        "suspect",
+        "down",
+        "recovering",
+        "healthy",
+    ]
     assert [route.epoch for route in published] == sorted({route.epoch for route in published})
     audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
-    assert [a.detail["after"] for a in audit if a.target.endswith(provider)] == [r.state for r in published]
-    stored = await rows(settings.database_url.get_secret_value(), "SELECT after FROM route_transitions")
-    assert len(stored) == len(published)
+    moves = [a.detail["after"] for a in audit if a.target.endswith(provider)]
+    stored = await rows(
+        settings.database_url.get_secret_value(),
+        "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter",
+    )
+    assert [row["after"] for row in stored] == moves
+
+
+async def test_a_restart_goes_on_where_the_last_owner_stopped(
+    kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
+) -> None:
+    provider = f"p{uuid.uuid4().hex[:8]}"
+    key = f"{provider}:messaging.sms"
+    settings = await settings_of(kafka_bootstrap, redis_url, postgres_server, issuer)
+    redis = connect(redis_url)
+
+    async def owned(generation: int) -> bool:
+        found = (await read_all(redis, provider)).get("messaging.sms")
+        return found is not None and found.epoch[0] == generation and b'"down"' in found.value
+
+    async with running(create(settings)):
+        await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 1), calls(provider, "timeout", 6))
+        await until(lambda: owned(1), "the route is down")
+    async with running(create(settings)):
+        await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "client_error", 1))
+        await until(lambda: owned(2), "the next owner says so under its own generation")
+    await redis.aclose()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chassis.effects.desk import ANSWERS, REUSED
-from chassis.effects.executor import OPEN
+from chassis.effects.metrics import METRICS as EFFECT_METRICS
 from chassis.telemetry.metrics import Metric
 from sync_worker.limiter.metrics import METRICS as LIMITER_METRICS
 
@@ -32,6 +31,6 @@ METRICS: Final[tuple[Metric, ...]] = (
     *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PAYMENTS, CALLS_UNREPORTED),
     KEYS_EXPIRING_IN_USE,
     CREDENTIAL_REFRESHES,
-    *(ANSWERS, REUSED, OPEN),
+    *EFFECT_METRICS,
     *LIMITER_METRICS,
 )

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Literal
 
 from chassis.clock import Clock
 from chassis.db.database import UnitOfWork
 from chassis.effects import table
+from chassis.effects.metrics import ANSWERS, REUSED
 from chassis.effects.participant import Participant, Refusal, Target
 from chassis.effects.states import FINAL, TRANSIENT_RETRY_S, Effect, Verdict
 from chassis.telemetry.logs import logger
-from chassis.telemetry.metrics import Metric, counter
+from chassis.telemetry.metrics import counter
 from contracts.events.orchestrator import Command
 from contracts.events.sync import AnswerStatus, CommandAnswered
 from contracts.ids import effect_key
@@ -24,10 +25,6 @@ from contracts.topics import Topic
 
 log = logger(__name__)
 
-ANSWERS: Final = Metric("effects_answers_total", "counter", "Answers to commands by status.", ("operation", "status"))
-REUSED: Final = Metric(
-    "effects_keys_reused_total", "counter", "Commands refused because their effect key was used for another request."
-)
 Place = tuple[str, Literal["do", "undo"], str, int]
 
 

@@ -21,6 +21,7 @@ from chassis.db.database import Database, UnitOfWork
 from chassis.db.group_commit import GroupCommit
 from chassis.effects import table
 from chassis.effects.desk import EffectDesk
+from chassis.effects.metrics import OPEN
 from chassis.effects.participant import Participant, Prepared
 from chassis.effects.states import (
     NEEDS_SETTLEMENT,
@@ -36,14 +37,12 @@ from chassis.effects.states import (
     settle,
 )
 from chassis.telemetry.logs import logger
-from chassis.telemetry.metrics import Metric, gauge
+from chassis.telemetry.metrics import gauge
 from chassis.telemetry.traces import start_span
 from contracts.events.sync import AnswerStatus
 from contracts.topics import Lane
 
 log = logger(__name__)
-
-OPEN: Final = Metric("effects_open", "gauge", "Effects that are not settled, by state.", ("state", "lane"))
 
 # Longer than any call: a lease that ends earlier would make a second worker ask about a call that still runs.
 LEASE_MARGIN_S: Final = 5.0

@@ -83,8 +83,9 @@ class _WaitForBatch(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             log.info("partitions_revoked", consumer=self._loop.consumer, partitions=len(revoked))
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Note the new share."""
+        """Note the new share, and tell the loop of it."""
         log.info("partitions_assigned", consumer=self._loop.consumer, partitions=len(assigned))
+        await self._loop.assigned({(one.topic, one.partition) for one in assigned})
 
 
 class LoopRunner:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -120,12 +120,9 @@ class BatchLoop:
         self._clock = clock or SystemClock()
         self._failures_in_a_row = 0
         self._resumes: set[asyncio.Task[None]] = set()
-        self._limit = DlqLimit(
-            self._clock,
-            max_ratio=self.options.max_dead_ratio,
-            max_consecutive=self.options.max_consecutive_dead,
-            min_dead=self.options.min_dead,
-        )
+        limits = self.options
+        ratio, consecutive, dead = limits.max_dead_ratio, limits.max_consecutive_dead, limits.min_dead
+        self._limit = DlqLimit(self._clock, max_ratio=ratio, max_consecutive=consecutive, min_dead=dead)
 
     def subscription(self) -> list[str]:
         """Return the names to subscribe to: the topics and their retry topics."""
@@ -134,6 +131,9 @@ class BatchLoop:
             if topic.retries:
                 names += [topic.retry(delay) for delay in (RELEASE_DELAY, *RETRY_DELAYS)]
         return names
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Take note of all partitions that this member has now; for loops that own something by partition."""
 
     async def handle(self, records: Sequence[ConsumerRecord], kafka: Consumer) -> None:
         """Bring one polled batch to its end: effects committed, failures routed, offsets committed.

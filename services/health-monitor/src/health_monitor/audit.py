@@ -1,0 +1,49 @@
+"""Entries of the audit log: decisions with their evidence, alarms, and what operators did."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from chassis.db.database import UnitOfWork
+from contracts.events.platform import AuditRecorded
+from contracts.ids import uuid7
+from contracts.topics import PLATFORM_AUDIT
+from health_monitor.monitor import Alarm, Decision
+
+SERVICE: Final = "health-monitor"
+
+
+def record(uow: UnitOfWork, actor: str, action: str, target: str, at: datetime, **detail: str) -> None:
+    """Add one entry; `action` is past tense and dotted. Leaves with the transaction."""
+    recorded = AuditRecorded(
+        audit_id=uuid7(), tenant="", service=SERVICE, actor=actor, action=action, target=target, at=at, detail=detail
+    )
+    uow.emit(PLATFORM_AUDIT, "", recorded)
+
+
+def decision(uow: UnitOfWork, decided: Decision) -> None:
+    """Add a decision about a route, if its state or step moved."""
+    move, made = decided.move, decided.record
+    if move is None:
+        return
+    evidence = {name: str(value) for name, value in move.evidence.items() if value not in ({}, None)}
+    record(
+        uow,
+        decided.actor or SERVICE,
+        "route.changed",
+        f"route:{made.capability}:{made.provider}",
+        made.decided_at,
+        before=move.before,
+        after=move.after,
+        reason=made.reason,
+        share=str(made.share),
+        epoch=f"{made.epoch[0]}.{made.epoch[1]}",
+        evidence=", ".join(f"{name}={value}" for name, value in sorted(evidence.items())),
+    )
+
+
+def alarm(uow: UnitOfWork, raised: Alarm) -> None:
+    """Add the beginning or the end of an alarm."""
+    action = f"{raised.kind}.{'began' if raised.began else 'ended'}"
+    record(uow, SERVICE, action, "routes", raised.at, reason=raised.reason)

@@ -1,0 +1,1 @@
+"""All SQL of the health monitor: `routes` and decisions, `operators`' wishes, call `counts` and versions, `quotas`."""

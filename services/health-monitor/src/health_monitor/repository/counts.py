@@ -1,0 +1,74 @@
+"""Calls by minute, and the API versions that answers named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from chassis.db.connection import Connection
+from health_monitor.statistics import OUTCOMES, Bucket, RouteKey, Version
+
+_SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in OUTCOMES)
+_ADD: Final = ", ".join(f"{name} = call_minutes.{name} + excluded.{name}" for name in OUTCOMES)
+
+
+async def add_calls(connection: Connection, buckets: Mapping[tuple[str, str, datetime], Bucket]) -> None:
+    """Add calls to their minutes."""
+    names = ", ".join(OUTCOMES)
+    places = ", ".join(f"${place}" for place in range(4, 4 + len(OUTCOMES) + 2))
+    await connection.executemany(
+        f"""INSERT INTO call_minutes (provider, capability, minute, {names}, latency_ms_sum, latency_ms_max)
+            VALUES ($1, $2, $3, {places})
+            ON CONFLICT (provider, capability, minute) DO UPDATE SET {_ADD},
+                latency_ms_sum = call_minutes.latency_ms_sum + excluded.latency_ms_sum,
+                latency_ms_max = greatest(call_minutes.latency_ms_max, excluded.latency_ms_max)""",  # noqa: S608
+        [
+            (*key, *(bucket.counts[name] for name in OUTCOMES), bucket.latency_ms_sum, bucket.latency_ms_max)
+            for key, bucket in sorted(buckets.items())
+        ],
+    )
+
+
+async def forget_calls(connection: Connection, before: datetime) -> None:
+    """Delete the statistics of minutes before an instant."""
+    await connection.execute("DELETE FROM call_minutes WHERE minute < $1", before)
+
+
+async def totals(connection: Connection, keys: Collection[RouteKey], since: datetime) -> dict[RouteKey, dict[str, Any]]:
+    """Return the calls of routes in the minutes after `since`, by route; routes without calls are absent."""
+    rows = await connection.fetch(
+        f"""SELECT provider, capability, {_SUMS}, sum(latency_ms_sum) AS latency_ms_sum,
+                   max(latency_ms_max) AS latency_ms_max
+            FROM call_minutes
+            WHERE (provider, capability) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND minute > $3
+            GROUP BY provider, capability""",  # noqa: S608 (column names of ours)
+        [provider for provider, _ in keys],
+        [capability for _, capability in keys],
+        since,
+    )
+    return {(row["provider"], row["capability"]): dict(row) for row in rows}
+
+
+async def add_versions(connection: Connection, versions: Mapping[tuple[str, str], Version], now: datetime) -> None:
+    """Note the versions that answers named; what the headers say last is what counts."""
+    await connection.executemany(
+        """INSERT INTO api_versions (provider, version, deprecation, sunset, first_seen, last_seen)
+           VALUES ($1, $2, $3, $4, $5, $5)
+           ON CONFLICT (provider, version) DO UPDATE SET deprecation = excluded.deprecation, sunset = excluded.sunset,
+               last_seen = greatest(api_versions.last_seen, excluded.last_seen)""",
+        [(*key, version.deprecation, version.sunset, now) for key, version in sorted(versions.items())],
+    )
+
+
+async def list_versions(connection: Connection, after: Sequence[Any] | None, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` versions by provider and version, those behind `after`."""
+    provider, version = after or ("", "")
+    rows = await connection.fetch(
+        """SELECT * FROM api_versions WHERE (provider, version) > ($1::text, $2::text) OR ($1 = '' AND $2 = '')
+           ORDER BY provider, version LIMIT $3""",
+        str(provider),
+        str(version),
+        limit,
+    )
+    return [dict(row) for row in rows]

@@ -1,0 +1,81 @@
+"""Quotas: the policy that was published last for a bucket, and the limit that an operator set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from chassis.db.connection import Connection
+from contracts.events.health import QuotaPolicy, QuotaWindow
+
+BucketKey = tuple[str, str]
+"""(provider, bucket)"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredQuota:
+    """One bucket; `policy` is absent before the first one, `configured` while no operator set a limit."""
+
+    policy: QuotaPolicy | None = None
+    configured: tuple[QuotaWindow, ...] | None = None
+
+    def set(self, windows: tuple[QuotaWindow, ...] | None) -> StoredQuota:
+        """Return the bucket with an operator's limit, or with None without one."""
+        return replace(self, configured=windows)
+
+
+async def lock(connection: Connection, key: BucketKey) -> StoredQuota:
+    """Return a bucket, locked until the transaction ends; a bucket nobody knows is empty and locked by its name."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"quota {key[0]} {key[1]}")
+    row = await connection.fetchrow("SELECT policy, configured FROM quotas WHERE provider = $1 AND bucket = $2", *key)
+    if row is None:
+        return StoredQuota()
+    configured = row["configured"]
+    return StoredQuota(
+        QuotaPolicy.model_validate(row["policy"]),
+        None if configured is None else tuple(QuotaWindow.model_validate(one) for one in configured),
+    )
+
+
+async def save(
+    connection: Connection, policy: QuotaPolicy, configured: tuple[QuotaWindow, ...] | None, used_ratio: float
+) -> None:
+    """Keep a policy that is being published."""
+    await connection.execute(
+        """INSERT INTO quotas (provider, bucket, version, policy, configured, used_ratio, told, at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+           ON CONFLICT (provider, bucket) DO UPDATE SET version = excluded.version, policy = excluded.policy,
+               configured = excluded.configured, used_ratio = excluded.used_ratio, told = excluded.told,
+               at = excluded.at""",
+        policy.provider,
+        policy.bucket,
+        policy.version,
+        policy.model_dump(mode="json"),
+        None if configured is None else [window.model_dump(mode="json") for window in configured],
+        used_ratio,
+        policy.reason,
+        policy.decided_at,
+    )
+
+
+async def page_of(connection: Connection, after: Sequence[Any] | None, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` buckets by provider and bucket, those behind `after`."""
+    provider, bucket = after or ("", "")
+    rows = await connection.fetch(
+        """SELECT provider, bucket, version, policy -> 'windows' AS windows, policy -> 'trim' AS trim,
+                  policy ->> 'source' AS source, configured IS NOT NULL AS configured, used_ratio, told AS reason,
+                  at AS decided_at
+           FROM quotas WHERE (provider, bucket) > ($1::text, $2::text) ORDER BY provider, bucket LIMIT $3""",
+        str(provider),
+        str(bucket),
+        limit,
+    )
+    return [dict(row) for row in rows]
+
+
+async def known(connection: Connection) -> dict[BucketKey, datetime]:
+    """Return the buckets that have a policy, with its time."""
+    rows = await connection.fetch("SELECT provider, bucket, at FROM quotas")
+    return {(row["provider"], row["bucket"]): row["at"] for row in rows}

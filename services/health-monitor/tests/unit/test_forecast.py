@@ -1,0 +1,79 @@
+"""Whether a quota will last, who must slow down for it, and in which words that is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.events.health import CallClass
+from health_monitor.forecast import Holt, WindowForecast
+
+
+def after(limit: float, rates: dict[CallClass, float], seconds: int) -> WindowForecast:
+    """Return the forecast of a 100 s window after some seconds of steady use."""
+    window = WindowForecast(limit, 100)
+    for now in range(1, seconds + 1):
+        window.observe(rates, float(now))
+    return window
+
+
+def test_a_quota_that_will_last_trims_nobody_and_alerts_nobody() -> None:
+    said = after(1000, {"interactive": 5, "bulk": 2.9}, 50).forecast(50.0)
+    assert said.at_end == pytest.approx(0.79, abs=0.01)
+    assert (said.trim, said.alert) == ({}, False)
+
+
+def test_over_eighty_percent_bulk_is_trimmed_in_proportion_and_somebody_is_told() -> None:
+    said = after(1000, {"interactive": 5, "bulk": 3.5}, 50).forecast(50.0)
+    assert said.alert
+    assert set(said.trim) == {"bulk"}
+    assert said.trim["bulk"] == pytest.approx(0.25, abs=0.05)
+    more = after(1000, {"interactive": 5, "bulk": 4.4}, 50).forecast(50.0)
+    assert more.trim["bulk"] > said.trim["bulk"]
+    assert "bulk calls lose 25% of their rate" in said.reason
+
+
+def test_over_ninety_five_percent_interactive_calls_lose_too_but_less_than_bulk() -> None:
+    said = after(1000, {"interactive": 8, "bulk": 2}, 50).forecast(50.0)
+    assert 0 < said.trim["interactive"] < said.trim["bulk"]
+    assert "critical" not in said.trim
+
+
+def test_at_ninety_eight_percent_of_actual_use_only_critical_calls_pass() -> None:
+    window = WindowForecast(1000, 100)
+    window.observe({"bulk": 979}, 10.0)
+    assert window.forecast(10.0).trim.get("probe") is None
+    window.observe({"critical": 1}, 11.0)
+    said = window.forecast(11.0)
+    assert said.trim == {"interactive": 1.0, "probe": 1.0, "bulk": 1.0}
+    assert "only critical calls" in said.reason
+
+
+def test_a_new_window_starts_with_nothing_used() -> None:
+    window = after(1000, {"bulk": 9}, 99)
+    assert window.forecast(99.0).used == pytest.approx(0.891)
+    assert window.forecast(100.0).used == 0
+    window.observe({"bulk": 9}, 101.0)
+    assert window.forecast(101.0).used == pytest.approx(0.009)
+
+
+def test_growth_is_seen_before_the_level_says_so() -> None:
+    steady, growing = Holt(), Holt()
+    for second in range(30):
+        steady.observe(29.0, 1.0)
+        growing.observe(float(second), 1.0)
+    assert growing.trend == pytest.approx(1.0, abs=0.1)
+    assert growing.ahead(30) > steady.ahead(30)
+
+
+def test_a_falling_rate_never_forecasts_less_than_no_use() -> None:
+    falling = Holt()
+    for rate in (100.0, 50.0, 10.0, 0.0, 0.0):
+        falling.observe(rate, 1.0)
+    assert falling.ahead(3600) >= 0
+
+
+def test_reports_of_the_same_instant_do_not_divide_by_zero() -> None:
+    window = WindowForecast(100, 10)
+    window.observe({"bulk": 1}, 1.0)
+    window.observe({"bulk": 1}, 1.0)
+    assert window.used == {"bulk": 2}

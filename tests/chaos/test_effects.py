@@ -1,0 +1,160 @@
+"""Commands at providers that drop answers, hang, throttle and go away, while workers are killed: one effect each.
+
+The oracle is the sandbox's own ledger of what was applied, compared with what was commanded, both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from chassis.kafka.producer import Publisher
+from chassis.kafka.rows import Row, row
+from chassis.testing.harness import rows
+from contracts.codec import encode
+from contracts.envelope import Envelope
+from contracts.events.orchestrator import RunOperation
+from contracts.ids import effect_key
+from contracts.topics import ORCHESTRATOR_COMMANDS, Lane
+from providers import registry
+from tests.conftest import Platform
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.chaos, pytest.mark.timeout(3600)]
+
+COMMANDS = int(os.environ.get("PATCHBAY_CHAOS_COMMANDS", "3000"))
+ACCOUNTS = 12
+KILL_EVERY_S = 10.0
+OUTAGE_S = 30.0 if COMMANDS > 50_000 else 8.0
+# A hang ends later than any attempt may take.
+FAULTS = (
+    {"mode": "drop_after_apply", "rate": 0.01},
+    {"mode": "hang", "rate": 0.005, "latency_ms": 30_000},
+    {"mode": "throttle", "rate": 0.02, "retry_after_s": 0},
+)
+MAX_ATTEMPTS = 60
+PATIENCE_S = 120 + COMMANDS / 50
+# Natural: the request names what it is about. It cannot have a second effect, and is sent until it is answered.
+PROVIDER, OPERATION = "pagerduty", "alert.trigger"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One command: its saga, the account it goes to, and the words by which the oracle knows it."""
+
+    saga: uuid.UUID
+    connection: uuid.UUID
+    tenant: str
+    alias: str
+
+    @property
+    def key(self) -> str:
+        return effect_key(str(self.saga), "step", "do")
+
+    def row(self, attempt: int) -> Row:
+        command = RunOperation(
+            saga_id=self.saga,
+            step="step",
+            effect_key=self.key,
+            attempt=attempt,
+            tenant=self.tenant,
+            operation=OPERATION,
+            connection=self.connection,
+            arguments={"alias": self.alias, "title": "chaos"},
+        )
+        envelope = Envelope(f"{self.key}:{attempt}", "patchbay/chaos", command.TYPE, encode(command))
+        topic = ORCHESTRATOR_COMMANDS[Lane.STANDARD].name
+        return row(topic, f"{self.saga}:step".encode(), envelope.data, envelope.headers())
+
+
+def connect(platform: Platform, tenant: str, number: int) -> uuid.UUID:
+    """Connect one account and return the connection."""
+    manifest = registry.get(PROVIDER).manifest
+    secrets = {name: f"chaos-{number}-{name}" for name, spec in manifest.secrets.items() if spec.required or "api" in spec.use}
+    body = {"provider": PROVIDER, "tenant": tenant, "account_ref": f"acct-{number}", "secrets": secrets}
+    answer = platform.api.post(f"{platform.env['SYNC_URL']}/v1/connections", json=body)
+    assert answer.status_code == 201, answer.text
+    return uuid.UUID(answer.json()["id"])
+
+
+def spoil(platform: Platform, faults: Sequence[dict[str, Any]]) -> None:
+    url = f"{platform.env['SANDBOX_URL']}/_control/faults/{PROVIDER}"
+    platform.api.delete(url)
+    for fault in faults:
+        assert platform.api.post(url, json=fault).status_code == 201
+
+
+async def strike(platform: Platform, done: list[str]) -> None:
+    """Kill the worker every ten seconds, and take the provider away once."""
+    while True:
+        await asyncio.sleep(KILL_EVERY_S)  # lint-skip: PB011 the rhythm of the kills is what is tested
+        await asyncio.to_thread(platform.stack.kill, "sync-worker")
+        await asyncio.to_thread(platform.stack.start, "sync-worker")
+        done.append("kill")
+        if len(done) == 2:
+            await asyncio.to_thread(spoil, platform, [{"mode": "outage"}])
+            await asyncio.sleep(OUTAGE_S)  # lint-skip: PB011 the length of the outage is what is tested
+            await asyncio.to_thread(spoil, platform, FAULTS)
+            done.append("outage")
+
+
+async def retry(publisher: Publisher, dsn: str, commands: dict[str, Sent]) -> Counter[str]:
+    """Do what the orchestrator does: ask again for what was not done, until all is; return the states."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = await rows(
+            dsn,
+            """SELECT key, state, attempt, answered, updated_at < now() - interval '1 second' AS rests FROM effects
+               WHERE key = ANY($1::text[])""",
+            list(commands),
+        )
+        states = Counter(one["state"] for one in found)
+        if states["applied"] + states["refused"] == len(commands) or time.monotonic() > deadline:
+            return states
+        again = [
+            commands[one["key"]].row(one["attempt"] + 1)
+            for one in found
+            if one["state"] not in ("applied", "refused")
+            and one["attempt"] == one["answered"] < MAX_ATTEMPTS
+            and one["rests"]
+        ]
+        await publisher.send_rows(again)
+        await asyncio.sleep(1)  # lint-skip: PB011 an orchestrator waits as long as it is told to
+
+
+async def test_every_command_has_one_effect(platform: Platform) -> None:
+    tenant = f"effects-{uuid.uuid4().hex[:8]}"
+    accounts = [await asyncio.to_thread(connect, platform, tenant, number) for number in range(ACCOUNTS)]
+    commands = [
+        Sent(uuid.uuid4(), accounts[number % ACCOUNTS], tenant, f"{tenant}-{number:06d}") for number in range(COMMANDS)
+    ]
+    await asyncio.to_thread(spoil, platform, FAULTS)
+    publisher = Publisher(platform.env["KAFKA_BOOTSTRAP"])
+    await publisher.start()
+    done: list[str] = []
+    striking = asyncio.create_task(strike(platform, done))
+    try:
+        for start in range(0, COMMANDS, 1000):
+            await publisher.send_rows([one.row(1) for one in commands[start : start + 1000]])
+        by_key = {one.key: one for one in commands}
+        states = await retry(publisher, platform.stack.database_url("sync-worker"), by_key)
+    finally:
+        striking.cancel()
+        await asyncio.gather(striking, return_exceptions=True)
+        await publisher.stop()
+        await asyncio.to_thread(spoil, platform, [])
+        await asyncio.to_thread(platform.stack.start, "sync-worker")
+    assert done.count("kill") >= 2
+    assert "outage" in done
+    assert states == {"applied": COMMANDS}, states
+    url = f"{platform.env['SANDBOX_URL']}/_control/effects"
+    answer = await asyncio.to_thread(platform.api.get, url, params={"provider": PROVIDER, "operation": OPERATION})
+    applied = Counter(one["subject"] for one in answer.json()["items"] if one["subject"].startswith(tenant))
+    assert applied == Counter(one.alias for one in commands), "sent set is not effect set, or something was done twice"
