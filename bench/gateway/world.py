@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import os
-import resource
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from bench.gateway.load import Outcome, Plan, run_in_process
+from bench.processes import Server, process, ready
 from chassis.sealing import Keyring
 from chassis.testing.kafka import PrivateKafka
 from chassis.testing.ports import LOOPBACK, free_port
@@ -31,8 +24,6 @@ from providers import registry
 from providers.sdk import KeyPair
 
 TENANT = "bench"
-READY_PATIENCE_S = 60.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -44,28 +35,6 @@ class Target:
     url: str
     keys: KeyPair
     options: dict[str, str]
-
-
-class Server:
-    """A server process under test."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process = process
-        self.port = port
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self.process.pid
-
-    def cpu_s(self) -> float:
-        """Return the CPU seconds that the process has used so far, all threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
-    def rss_bytes(self) -> int:
-        """Return the resident memory now."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class World:
@@ -124,18 +93,18 @@ class World:
         }
         environment |= {f"PATCHBAY_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "webhook_gateway"]
-        with _process(command, environment, self.folder / f"gateway-{port}.log") as process:
-            await _ready(f"http://{LOOPBACK}:{port}/ready", process)
-            yield Server(process, port)
+        with process(command, environment, self.folder / f"gateway-{port}.log") as started:
+            await ready(f"http://{LOOPBACK}:{port}/ready", started)
+            yield Server(started, port)
 
     @asynccontextmanager
     async def bare(self, topic: str, secret: str) -> AsyncIterator[Server]:
         """Run the bare handler until the block ends."""
         port = free_port()
         command = [sys.executable, "-m", "bench.gateway.bare", self.kafka.bootstrap, topic, str(port), secret]
-        with _process(command, {}, self.folder / "bare.log") as process:
-            await _ready(f"http://{LOOPBACK}:{port}/", process, accept=(200, 401))
-            yield Server(process, port)
+        with process(command, {}, self.folder / "bare.log") as started:
+            await ready(f"http://{LOOPBACK}:{port}/", started, accept=(200, 401))
+            yield Server(started, port)
 
     async def load(self, plan: Plan) -> Outcome:
         """Run a plan in a process of its own."""
@@ -151,37 +120,3 @@ def world() -> Iterator[World]:
         PrivateRedis(Path(name) / "redis") as redis,
     ):
         yield World(Path(name), kafka, redis)
-
-
-@contextmanager
-def _process(command: Sequence[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-async def _ready(url: str, process: subprocess.Popen[bytes], accept: tuple[int, ...] = (200,)) -> None:
-    deadline = time.monotonic() + READY_PATIENCE_S
-    async with httpx.AsyncClient() as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
-            try:
-                if (await client.get(url)).status_code in accept:
-                    return
-            except httpx.TransportError:
-                await asyncio.sleep(0.1)
-            else:
-                await asyncio.sleep(0.1)
-    raise RuntimeError(f"{url} was not ready within {READY_PATIENCE_S:.0f} s")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import BYTEA, JSONB
+from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TSTZMULTIRANGE
 from sqlmodel import Field, SQLModel
 
 from chassis.db.schema import INSTANT, service_registry
@@ -219,6 +219,73 @@ class Payment(Base, table=True):
     version: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
     occurred_at: datetime = Field(sa_type=INSTANT)
     updated_at: datetime = Field(sa_type=INSTANT)
+
+
+class Cursor(Base, table=True):
+    """How far one feed of a connection was read: `done` are the spans of time of which every event is here.
+
+    `window_*` is the span that is being read, `page_cursor` the page of it that comes next, good until
+    `page_expires_at`. `calls` were spent on `calls_day` (UTC). `gen` grows with each lease and is its fence. `error`
+    says why the last run ended early, and `enabled_at` when the provider was asked to keep events.
+    """
+
+    __tablename__ = "cursors"
+    __table_args__ = (sa.Index("ix_cursors_due_at", "due_at"),)
+
+    connection: UUID = Field(primary_key=True, foreign_key="connections.id")
+    stream: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    tenant: str = Field(sa_type=sa.Text)
+    done: Any = Field(default=None, sa_column=sa.Column(TSTZMULTIRANGE, nullable=False))
+    window_from: datetime | None = Field(default=None, sa_type=INSTANT)
+    window_until: datetime | None = Field(default=None, sa_type=INSTANT)
+    page_cursor: str = Field(default="", sa_type=sa.Text)
+    page_expires_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    enabled_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    gen: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    lease_owner: str = Field(default="", sa_type=sa.Text)
+    lease_until: datetime | None = Field(default=None, sa_type=INSTANT)
+    due_at: datetime = Field(sa_type=INSTANT)
+    calls_day: date | None = Field(default=None, sa_type=sa.Date)
+    calls: int = 0
+    found: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    missed: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    last_run_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    error: str = Field(default="", sa_type=sa.Text)
+
+
+class Subscription(Base, table=True):
+    """A webhook or watch that is registered at the provider by API, for one of the connection's endpoints.
+
+    `wanted` is to be registered at `due_at`, `active` to be renewed then; `ending` is to be taken away. `ext_id` is
+    the provider's id, `more` what its renewal will need. `checked_at` is when the provider's list was compared last,
+    `drift` what it showed. `gen` grows with each lease and is its fence.
+    """
+
+    __tablename__ = "subscriptions"
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('wanted', 'active', 'ending')", name="state"),
+        sa.Index("ix_subscriptions_due_at", "due_at"),
+    )
+
+    connection: UUID = Field(primary_key=True, foreign_key="connections.id")
+    stream: str = Field(sa_column=sa.Column(sa.Text, primary_key=True))
+    tenant: str = Field(sa_type=sa.Text)
+    endpoint: str = Field(sa_type=sa.Text)
+    parameters: dict[str, str] = Field(default_factory=dict, sa_column=sa.Column(JSONB, nullable=False))
+    state: str = Field(default="wanted", sa_type=sa.Text)
+    ext_id: str = Field(default="", sa_type=sa.Text)
+    url: str = Field(default="", sa_type=sa.Text)
+    more: dict[str, str] = Field(default_factory=dict, sa_column=sa.Column(JSONB, nullable=False))
+    expires_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    due_at: datetime = Field(sa_type=INSTANT)
+    checked_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    drift: str = Field(default="", sa_type=sa.Text)
+    error: str = Field(default="", sa_type=sa.Text)
+    gen: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    lease_owner: str = Field(default="", sa_type=sa.Text)
+    lease_until: datetime | None = Field(default=None, sa_type=INSTANT)
+    created_at: datetime = Field(sa_type=INSTANT)
+    created_by: str = Field(sa_type=sa.Text)
 
 
 add_effects_table(Base.metadata)

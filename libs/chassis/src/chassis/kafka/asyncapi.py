@@ -23,7 +23,7 @@ def document(service: str, version: str = "1") -> str:
     for topic in TOPICS:
         if service in topic.readers:
             _subscribe(broker, topic)
-        if topic.writer in (service, "every service"):
+        if {service, "every service"} & set(topic.writers):
             broker.publisher(topic.name, schema=_schema(topic), title=topic.name, description=_describe(topic))
     app = FastStream(broker, specification=AsyncAPI(title=service, version=version, schema_version="3.0.0"))
     specification = json.loads(app.schema.to_specification().to_json())
