@@ -55,13 +55,15 @@ def test_plot_tells_one_payments_story() -> None:
     assert plot.provider in registry.with_operation(cast.REFUND)
 
 
-def test_messenger_can_do_what_the_saga_asks_for() -> None:
-    found = cast.messenger()
+def test_messengers_can_do_what_the_saga_asks_for_and_those_that_can_be_asked_come_first() -> None:
     able = {provider.slug for provider in registry.with_operation(cast.MESSAGE)} & {
         provider.slug for provider in registry.with_capability(cast.SMS)
     }
-    assert (found is None) == (not able)
-    assert found is None or found.slug in able
+    found = cast.messengers()
+    assert {one.slug for one in found} == able
+    specs = [one.manifest.operation(cast.MESSAGE) for one in found]
+    asked = [spec.read_back for spec in specs if spec is not None]
+    assert asked == sorted(asked, reverse=True)
 
 
 def test_first_deliveries_start_no_refund() -> None:

@@ -260,12 +260,13 @@ def test_an_assertion_names_the_token_endpoint() -> None:
         ({"expires_in": 60, "scope": "read,write"}, 60.0, {"read", "write"}),
         ({"expires_in": "60", "scope": "read write"}, 60.0, {"read", "write"}),
         ({"expires_at": "2026-03-01T13:00:00Z", "scope": ["read"]}, 3600.0, {"read"}),
+        ({"ends": 1772367000, "expires_in": 60}, 600.0, None),
         ({"expires_in": True}, 900.0, None),
         ({}, 900.0, None),
     ],
 )
 def test_an_answer_is_read_as_vendors_write_it(body: dict[str, Any], lifetime: float, scopes: set[str] | None) -> None:
-    found = code(account="/shop/id", token_lifetime_s=900)
+    found = code(account="/shop/id", token_lifetime_s=900, expires_at="/ends")
     full = {"access_token": "t1", "refresh_token": "r1", "shop": {"id": 7}} | body
     granted = oauth.read_answer(found, 200, full, NOW)
     assert (granted.lifetime_s, granted.scopes, granted.account) == (lifetime, scopes, "7")

@@ -30,10 +30,11 @@ class Sandbox:
         self.keys = VendorKeys()
         self.oauth = OAuthServer(clock)
         self.desk = DeliveryDesk(self.world, clock, self.keys, settings.allowed_hosts)
+        self.apis = load(self.world, self.oauth)
         self.app = self._build(clock)
 
     def _build(self, clock: Clock) -> Starlette:
-        apis = ProviderApis(load(self.world, self.oauth), self.faults, clock)
+        apis = ProviderApis(self.apis, self.faults, clock)
         # A class instance as endpoint is a bare ASGI app; every method belongs to the simulated API.
         before: list[BaseRoute] = [*key_routes(self.keys), *oauth_routes(self.oauth)]
         everything = [*before, Route("/{slug}/{path:path}", apis)]

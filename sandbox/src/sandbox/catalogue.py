@@ -18,6 +18,7 @@ from providers.provider import Provider
 from providers.templates import names_in
 from sandbox.behaviours.base import NOT_FOUND, UNAUTHORISED, Answer, Behaviour, Call, basic_user
 from sandbox.behaviours.declared import DeclaredApi, Route
+from sandbox.behaviours.feeds import FeedApi
 from sandbox.oauth import ACCESS_PREFIX, OAuthServer
 from sandbox.world import World
 
@@ -45,6 +46,7 @@ class Played:
         self._provider = provider
         self._oauth = oauth
         self._declared = DeclaredApi(provider, world)
+        self.feeds = FeedApi(provider, world)
         self._own: Behaviour | None = None
         if has_behaviour(provider.slug):
             self._own = import_module(f"sandbox.behaviours.{provider.slug}").build(world)
@@ -60,14 +62,19 @@ class Played:
         if token.startswith(ACCESS_PREFIX) and not self._oauth.accepts(self._provider.slug, token):
             return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "the access token has ended"))
         route = self._declared.route(call)
-        if self._own is not None and (route is None or route.spec.name in self._own.operations):
+        told = self.feeds.knows(call)
+        if self._own is not None and not told and (route is None or route.spec.name in self._own.operations):
             return self._own.handle(call)
         owner = self._oauth.owner(self._provider.slug, token) if token.startswith(ACCESS_PREFIX) else None
         account = owner or account_of(self._provider, call)
         if account is None:
             return Answer(UNAUTHORISED, self.failure(UNAUTHORISED, "authentication is required"))
-        if route is not None:
-            return self._declared.answer(route, account, call)
+        if told:
+            return self.feeds.answer(account, call)
+        return self._declared.answer(route, account, call) if route is not None else self._other(call)
+
+    def _other(self, call: Call) -> Answer:
+        """Answer the probe, and whatever else nobody declared."""
         health = self._provider.manifest.health
         if health is not None and call.method == health.probe.method and _fits(call.path, health.probe.path):
             return Answer(health.probe.expect[0], {})

@@ -30,8 +30,8 @@ KEPT_DELIVERIES: Final = 1000
 # The word for an attempt that the vendor gave up at its deadline.
 TOO_LATE: Final = "deadline"
 
-# withheld: the vendor has given the endpoint up, so nothing was sent.
-State = Literal["delivered", "retrying", "failed", "stopped", "withheld"]
+# withheld: the vendor has given the endpoint up, so nothing was sent. lost: it was ordered so.
+State = Literal["delivered", "retrying", "failed", "stopped", "withheld", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,9 @@ class DeliveryDesk:
         queue = [(self.drafts.delivery(new, new.later), new.later)] if new.later else []
         queue += [(draft, new)] * new.copies
         deliveries: list[Delivery] = []
+        if new.tamper == "none":
+            for made in {id(one): one for one, _ in queue}.values():
+                self._world.note_event(new.provider, made.request.body)
         for one, content in queue:
             if new.tamper == "none":
                 self._learn(one)
@@ -158,6 +161,9 @@ class DeliveryDesk:
             return
 
     async def _first(self, job: _Job) -> None:
+        if job.order.lost:
+            job.delivery.state = "lost"
+            return
         if self._standing(job).disabled:
             job.delivery.state = "withheld"
             return

@@ -66,13 +66,15 @@ class Content(BaseModel):
 class NewDelivery(Endpoint, Content):
     """Body of `POST /_control/deliveries`.
 
-    `copies` are sent one after the other. `events` asks for a batch. `later` is another delivery that overtakes this
-    one. `previous_secret` is what `tamper = "old_key"` signs with. `retry` repeats what was not taken on the vendor's
-    schedule, its waits multiplied by `time_factor`. `deadline_ms` replaces the vendor's; after `disable_after` failures
-    in a row a vendor that punishes sends no more.
+    `copies` are sent one after the other; what is `lost` stands in the vendor's log of events and is never sent.
+    `events` asks for a batch. `later` is another delivery that overtakes this one. `previous_secret` is what
+    `tamper = "old_key"` signs with. `retry` repeats what was not taken on the vendor's schedule, its waits multiplied
+    by `time_factor`. `deadline_ms` replaces the vendor's; after `disable_after` failures in a row a vendor that
+    punishes sends no more.
     """
 
     copies: int = Field(default=1, ge=1, le=MAX_COPIES)
+    lost: bool = False
     events: int = Field(default=1, ge=1, le=MAX_EVENTS)
     later: Content | None = None
     tamper: Tamper = "none"

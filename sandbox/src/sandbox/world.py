@@ -39,12 +39,22 @@ class Effect:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """A webhook that a provider made, whether or not it arrived: what its log of events tells."""
+
+    provider: str
+    at: datetime
+    body: bytes
+
+
 class World:
     """State of all simulated providers, in memory; it ends with the process."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.effects: list[Effect] = []
+        self.events: list[SentEvent] = []
         self._amounts: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
     def apply(
@@ -55,6 +65,10 @@ class World:
         at = self.clock.now()
         number = len(self.effects) + 1
         self.effects.append(Effect(number, provider, operation, account, subject, ref, key, at, detail))
+
+    def note_event(self, provider: str, body: bytes) -> None:
+        """Write a webhook into its provider's log of events."""
+        self.events.append(SentEvent(provider, self.clock.now(), body))
 
     def learn_payment(self, provider: str, payment: str, amount: int) -> None:
         """Remember the amount of a payment that a webhook of this provider spoke of, in minor units."""

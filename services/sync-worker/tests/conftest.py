@@ -251,7 +251,7 @@ class Desk:
         self.vault, self.tokens = parts.vault, parts.tokens
         self.limiter = FreeLimiter()
         self.path = path_of(parts.tokens, self.client, self.routes, self.clock, self.limiter)
-        self.targets = Targets(self.keyring, self.routes)
+        self.targets = Targets(self.keyring, self.routes, self.clock)
         self.participant = ProviderEffects(self.targets, parts.tokens, self.path)
         self.desk = EffectDesk(self.participant, SYNC_RESULTS, self.clock)
         self.executor = self.new_executor()
@@ -362,7 +362,7 @@ def connection_api(database: Database, keyring: Keyring, acts: Endpoints, clock:
 
 def effect_api(database: Database, keyring: Keyring, clock: ManualClock) -> EffectApi:
     """Return the effect handlers of a deployment that reaches no provider."""
-    targets = Targets(keyring, RouteTable())
+    targets = Targets(keyring, RouteTable(), clock)
     unreachable: Any = None
     desk = EffectDesk(ProviderEffects(targets, unreachable, unreachable), SYNC_RESULTS, clock)
     return EffectApi(database, desk, targets, clock)
@@ -455,7 +455,7 @@ async def database(migrated: Database) -> Database:
     async with migrated.connection() as connection:
         await connection.execute(
             """TRUNCATE connections, credentials, oauth_flows, endpoints, endpoint_secrets, endpoint_tokens, tenants,
-                        payments, effects, inbox, outbox, idempotent_answers"""
+                        payments, cursors, subscriptions, effects, inbox, outbox, idempotent_answers"""
         )
     return migrated
 

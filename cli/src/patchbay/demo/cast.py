@@ -60,10 +60,11 @@ def senders() -> list[Provider]:
     return [provider for provider in registry.all_providers() if provider.manifest.webhook is not None]
 
 
-def messenger() -> Provider | None:
-    """Return the provider that sends text messages, or None."""
-    offering = {provider.slug for provider in registry.with_operation(MESSAGE)}
-    return next((provider for provider in registry.with_capability(SMS) if provider.slug in offering), None)
+def messengers() -> list[Provider]:
+    """Return the providers that send text messages, first those that can be asked what became of one."""
+    offering = {provider.slug: provider.manifest.operation(MESSAGE) for provider in registry.with_operation(MESSAGE)}
+    able = [provider for provider in registry.with_capability(SMS) if provider.slug in offering]
+    return sorted(able, key=lambda one: not getattr(offering[one.slug], "read_back", False))
 
 
 def plot() -> Plot | None:

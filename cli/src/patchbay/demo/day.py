@@ -12,7 +12,7 @@ from rich.console import Console
 
 from chassis.clock import SystemClock
 from patchbay.client import Platform
-from patchbay.demo import cast, payments, people, refunds, webhooks
+from patchbay.demo import cast, failover, payments, people, refunds, webhooks
 from patchbay.demo.story import Missing, Story, wait_for
 from patchbay.demo.webhooks import Stage
 from patchbay.environment import CliError
@@ -43,6 +43,7 @@ def play(platform: Platform, console: Console) -> int:
     if stage is not None:
         _try(story, "gateway", lambda: webhooks.speak(stage))
         thread = _money(stage, lambda plot: payments.out_of_order(stage, plot, began))
+        _try(story, "failover", lambda: failover.fail_over(stage))
         _try(story, "verification", lambda: people.verify_age(stage))
         _try(story, "audit", lambda: people.audit(stage))
         if thread is not None:
@@ -54,7 +55,7 @@ def play(platform: Platform, console: Console) -> int:
 
 def _money(stage: Stage, first: Callable[[cast.Plot], payments.Paid]) -> Thread | None:
     """Play the chapters about money; return the trace to show at the end, None without any."""
-    plot, messenger = cast.plot(), cast.messenger()
+    plot, messengers = cast.plot(), cast.messengers()
     if plot is None:
         stage.story.chapter("A payment and its refund")
         stage.story.skip("payments", f"no provider offers {cast.REFUND}")
@@ -62,13 +63,13 @@ def _money(stage: Stage, first: Callable[[cast.Plot], payments.Paid]) -> Thread 
     paid = _try(stage.story, "canonical payment", lambda: first(plot))
     if paid is None:
         return None
-    if messenger is None or not plot.has_phone:
+    if not messengers or not plot.has_phone:
         stage.story.chapter("A refund, and a message about it")
-        missing = f"no provider offers {cast.SMS}" if messenger is None else "no fixture names a customer's phone"
+        missing = f"no provider offers {cast.SMS}" if not messengers else "no fixture names a customer's phone"
         stage.story.skip("refund-and-notify", missing)
         return Thread(paid.trace_id, PAYMENT_PATH)
-    actor = stage.actors[messenger.slug]
-    disputed = _try(stage.story, "saga waits", lambda: refunds.refund_through_an_outage(stage, plot, actor, paid))
+    actors = [stage.actors[one.slug] for one in messengers]
+    disputed = _try(stage.story, "saga waits", lambda: refunds.refund_through_an_outage(stage, plot, actors, paid))
     return Thread(disputed, SAGA_PATH) if disputed else Thread(paid.trace_id, PAYMENT_PATH)
 
 

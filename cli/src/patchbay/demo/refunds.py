@@ -30,27 +30,32 @@ class Refund:
     started_by: str
 
 
-def refund_through_an_outage(stage: Stage, plot: Plot, messenger: Actor, paid: Paid) -> str | None:
-    """Start sagas while the messages' provider is away, repair it, and prove one effect per step.
+def refund_through_an_outage(stage: Stage, plot: Plot, messengers: list[Actor], paid: Paid) -> str | None:
+    """Start sagas while every provider of messages is away, repair them, and prove one effect per step.
 
     Returns the trace id of the delivery that started a saga, None when no delivery did.
     """
-    stage.story.chapter(f"A refund, while {messenger.slug} is away")
-    fault = f"/_control/faults/{messenger.slug}"
-    stage.platform.put("SANDBOX_URL", fault, {"mode": "outage"})
+    names = " and ".join(one.slug for one in messengers)
+    stage.story.chapter(f"A refund, while {names} {'is' if len(messengers) == 1 else 'are'} away")
+    order = {"order": [one.slug for one in messengers]}
+    stage.platform.put("HEALTH_URL", f"/v1/capabilities/{SMS}/order", order)
+    faults = [f"/_control/faults/{one.slug}" for one in messengers]
+    for fault in faults:
+        stage.platform.put("SANDBOX_URL", fault, {"mode": "outage"})
     try:
         refunds, trace_id = _start(stage, plot, paid)
         _waiting(stage, refunds)
-        _route(stage, messenger, "health: route down", {"down"}, OUTAGE_PATIENCE_S)
+        _route(stage, messengers[0], "health: route down", {"down"}, OUTAGE_PATIENCE_S)
     finally:
-        stage.platform.delete("SANDBOX_URL", fault)
-    stage.story.say(f"{messenger.slug} works again")
+        for fault in faults:
+            stage.platform.delete("SANDBOX_URL", fault)
+    stage.story.say(f"{names} can be reached again")
     for refund in refunds:
         done = _saga_in(stage, refund, {"completed"}, RECOVERY_PATIENCE_S)
         stage.story.seen("saga completed", f"{refund.saga_id} ({refund.started_by}) is {done['status']}")
-    _route(stage, messenger, "health: route back", {"recovering", "healthy"}, OUTAGE_PATIENCE_S)
+    _route(stage, messengers[0], "health: route back", {"recovering", "healthy"}, OUTAGE_PATIENCE_S)
     _timeline(stage, refunds[-1])
-    _effects(stage, plot, messenger, refunds)
+    _effects(stage, plot, messengers, refunds)
     return trace_id
 
 
@@ -130,9 +135,10 @@ def _timeline(stage: Stage, refund: Refund) -> None:
     stage.story.show(table(("   seq", "at", "entry", "step", "code"), rows))
 
 
-def _effects(stage: Stage, plot: Plot, messenger: Actor, refunds: list[Refund]) -> None:
+def _effects(stage: Stage, plot: Plot, messengers: list[Actor], refunds: list[Refund]) -> None:
     """Compare what the providers did with what was asked for: one refund and one message per saga, no more."""
-    refunded, messages = _applied(stage, plot.provider.slug), _applied(stage, messenger.slug)
+    refunded = _applied(stage, plot.provider.slug)
+    messages = [one for messenger in messengers for one in _applied(stage, messenger.slug)]
     for refund in refunds:
         known = stage.platform.get("SYNC_URL", "/v1/effects", saga_id=refund.saga_id)["items"]
         keys = {effect["step"]: effect["key"] for effect in known}

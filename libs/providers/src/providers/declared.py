@@ -34,11 +34,26 @@ class Declared:
     spec: OperationSpec
     codes: Codes
 
+    def template(self, arguments: Arguments) -> RequestTemplate:
+        """Return the template of the request: that of the first argument in `request_with` that was given."""
+        given = as_document(arguments)
+        chosen = (template for name, template in self.spec.request_with.items() if name in given)
+        return next(chosen, None) or _there(self.spec.request)
+
     def build(self, arguments: Arguments, account: Account) -> HttpRequest:
-        """Return the request, its idempotency key in place; raises `Invalid` (`missing_argument`)."""
+        """Return the request, its idempotency key in place.
+
+        Raises `Invalid` (`missing_argument`, or `unsupported_argument` for one that the vendor has no place for).
+        """
         spec = self.spec
+        superfluous = next((name for name in spec.refuses if name in as_document(arguments)), "")
+        if superfluous:
+            raise Invalid("unsupported_argument", f"the provider has no place for {superfluous}", field=superfluous)
         scope = _scope(spec, arguments, account)
-        request = _request(_there(spec.request), scope)
+        for name, template in spec.only.items():
+            if render(template, scope) != scope.look(name):
+                raise Invalid("unsupported_argument", f"this account takes another {name}", field=name)
+        request = render_request(self.template(arguments), scope)
         return _with_key(request, spec.idempotency, scope.values["key"])
 
     def parse(self, arguments: Arguments, response: HttpResponse) -> Applied | Declined:
@@ -49,6 +64,9 @@ class Declared:
         refusal = refused(self.codes, response)
         if refusal is not None:
             return refusal
+        error = _first(response.json, answer.refused)
+        if error:
+            return Declined(_word(error), self._detail(response))
         for pointer, values in answer.declined.items():
             value = at(response.json, pointer)
             if value in values and not (value is None and None not in values):
@@ -64,7 +82,7 @@ class Declared:
         """Return the request that asks whether the effect exists, or None where there is none."""
         if self.spec.look_up is None:
             return None
-        return _request(self.spec.look_up.request, _scope(self.spec, arguments, account))
+        return render_request(self.spec.look_up.request, _scope(self.spec, arguments, account))
 
     def parse_read_back(self, arguments: Arguments, response: HttpResponse) -> Applied | None:
         """Read a 2xx answer to `read_back`, or one whose status means that there is nothing."""
@@ -79,6 +97,10 @@ class Declared:
         if look_up.more is not None and at(response.json, look_up.more) not in {None, False, ""}:
             raise Transient("read_back_incomplete", "the effect may be on a further page")
         return None
+
+    def _detail(self, response: HttpResponse) -> str:
+        detail = "" if self.codes.quiet else _first(response.json, self.codes.details)
+        return (detail or "the provider said so in its answer")[:_MAX_TEXT]
 
     def _ref(self, answer: AnswerTemplate, arguments: Arguments, response: HttpResponse) -> str:
         found = _first(response.json, answer.ref) or response.headers.get(answer.header_ref.lower(), "")
@@ -117,12 +139,14 @@ def _scope(spec: OperationSpec, arguments: Arguments, account: Account) -> Scope
         key = str(render("{effect_key|uuid}", Scope({"effect_key": key})))
     elif spec.idempotency.max_length is not None:
         key = fitting_key(key, spec.idempotency.max_length)
-    built_in = {"account_ref": account.account_ref, "option": account.options, "key": key}
+    built_in = {"account_ref": account.account_ref, "mode": account.mode, "option": account.options, "key": key}
     return Scope({**as_document(arguments), **built_in}, spec.maps)
 
 
-def _request(template: RequestTemplate, scope: Scope) -> HttpRequest:
+def render_request(template: RequestTemplate, scope: Scope) -> HttpRequest:
+    """Return a template as a request, its names filled; raises `Invalid` as `templates.render` does."""
     body = render(template.json_body, scope) if template.json_body is not None else None
+    body = {} if body is ABSENT else body
     text = render(template.text, scope) if template.text is not None else None
     form = _texts(template.form, scope) if template.form is not None else None
     return HttpRequest(
@@ -161,29 +185,44 @@ def _with_key(request: HttpRequest, idempotency: Idempotency, key: str) -> HttpR
     if idempotency.kind == "body":
         if request.form is not None:
             return replace(request, form={**request.form, name: key})
-        return replace(request, json={**(request.json or {}), name: key})
+        return replace(request, json=_placed(request.json, name if name.startswith("/") else f"/{name}", key))
     return request
+
+
+def _placed(document: Any, pointer: str, value: str) -> dict[str, Any]:
+    """Return a copy of an object with a value at a pointer, making what is missing on the way."""
+    name, _, rest = pointer[1:].partition("/")
+    inside = document if isinstance(document, dict) else {}
+    return {**inside, name: _placed(inside.get(name), f"/{rest}", value) if rest else value}
 
 
 def _candidates(look_up: LookUp, response: HttpResponse) -> list[Any]:
     if look_up.items is None:
         return [response.json]
     items = at(response.json, look_up.items)
-    if items is None and look_up.absent == ():
+    left_out = look_up.sparse and isinstance(response.json, dict)
+    if items is None and look_up.absent == () and not left_out:
         raise Invalid("unreadable_answer", "the list is not there", field=look_up.items)
-    return items if isinstance(items, list) else []
+    # Some vendors turn a list of one into its only object.
+    return items if isinstance(items, list) else [items] if isinstance(items, dict) else []
 
 
 def _fits(look_up: LookUp, one: Any, scope: Scope) -> bool:
     for pointer, template in look_up.where.items():
-        wanted = render(template, scope)
-        if wanted is ABSENT or _plain(at(one, pointer)) != _plain(wanted):
+        wanted, value = render(template, scope), at(one, pointer)
+        if wanted is ABSENT or value in (None, "") or not _same(value, wanted):
             return False
     for pointer, template in look_up.contains.items():
         wanted, value = render(template, scope), at(one, pointer)
         if wanted is ABSENT or not isinstance(value, str) or str(wanted) not in value:
             return False
     return not any(at(one, pointer) in values for pointer, values in look_up.ignored.items())
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Compare numbers as such, since `42` and `42.0` are one, and everything else as text."""
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, wanted))
+    return bool(value == wanted) if numbers else _plain(value) == _plain(wanted)
 
 
 def _ref_from(template: str, spec: OperationSpec, arguments: Arguments) -> str:

@@ -134,7 +134,7 @@ def read_answer(method: OAuth2Auth, status: int, body: Any, now: datetime) -> Gr
     return Granted(
         access_token=access,
         refresh_token=refresh if isinstance(refresh, str) else "",
-        lifetime_s=_lifetime(document, method.token_lifetime_s, now),
+        lifetime_s=_lifetime(document, method, now),
         scopes=_scopes(document.get("scope")),
         account=str(named) if isinstance(named, str | int) else "",
     )
@@ -166,7 +166,10 @@ def _call(method: OAuth2Auth, account: Account, url: str, fields: Mapping[str, s
     return TokenCall(address(method, url, account), known, method.encoding == "json", basic)
 
 
-def _lifetime(document: dict[str, Any], published: int | None, now: datetime) -> float | None:
+def _lifetime(document: dict[str, Any], method: OAuth2Auth, now: datetime) -> float | None:
+    published, end = method.token_lifetime_s, at(document, method.expires_at) if method.expires_at else None
+    if isinstance(end, int | float) and not isinstance(end, bool):
+        return max(float(end) - now.timestamp(), 1.0)
     stated = document.get("expires_in")
     if isinstance(stated, str) and stated.isdecimal():
         stated = int(stated)

@@ -6,7 +6,7 @@ Used by tests, `tools/providers_check` and `patchbay conformance --outbound`. Pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -16,6 +16,7 @@ from providers.classify import classify
 from providers.fixtures import ApiCase, api_cases
 from providers.manifest import OperationSpec
 from providers.provider import Provider
+from providers.reading import at
 from providers.sdk import Applied, Declined, HttpRequest, HttpResponse
 
 # When golden requests are signed; it only matters to schemes that sign the time.
@@ -146,12 +147,9 @@ def _key_problem(spec: OperationSpec, request: HttpRequest) -> str | None:
     kind, name = spec.idempotency.kind, spec.idempotency.name
     if kind in {"none", "natural"}:
         return None
-    places: dict[str, Mapping[str, Any]] = {
-        "header": request.headers,
-        "query": request.query,
-        "body": request.form if request.form is not None else request.json or {},
-    }
-    key = places[kind].get(name)
+    body = request.form if request.form is not None else request.json
+    places: dict[str, Any] = {"header": request.headers, "query": request.query, "body": body}
+    key = at(places[kind], name if name.startswith("/") else f"/{name}")
     if not isinstance(key, str) or not key:
         return f"there is no idempotency key at {kind} {name}"
     longest = spec.idempotency.max_length or 255

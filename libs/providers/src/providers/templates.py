@@ -36,6 +36,8 @@ _EXPONENTS: Final = {
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
 }
 _DEFAULT_EXPONENT: Final = 2
+# In a table of `map`: what stands for every value that it does not name, and the value's place in it.
+_ANY_OTHER: Final = "*"
 _KEY_SPACE: Final = uuid.UUID("6f1c2f2e-8d1f-5c38-9c55-8d6d2f1a7c10")
 
 
@@ -70,7 +72,8 @@ class _Expression:
 def names_in(template: Any) -> set[str]:
     """Return the names that a template uses, those of each `each` included."""
     if isinstance(template, str):
-        found = {one.name for one in _parse(template) if isinstance(one, _Expression)}
+        named = [one for one in _parse(template) if isinstance(one, _Expression)]
+        found = {one.name for one in named} | {word for one in named for name, word in one.filters if name == "or"}
         return found | {_source(template)} if _is_reference(template) else found
     if isinstance(template, Mapping):
         if "each" in template:
@@ -94,8 +97,11 @@ def render(template: Any, scope: Scope, *, path: bool = False) -> Any:
             items = scope.look(str(template["each"]))
             if items is ABSENT:
                 return ABSENT
+            if isinstance(items, str):
+                items = _pieces(items, int(template["pieces"]))
             return [value for one in items if (value := render(template["item"], scope.with_item(one))) is not ABSENT]
-        return {name: value for name, part in template.items() if (value := render(part, scope)) is not ABSENT}
+        parts = {name: value for name, part in template.items() if (value := render(part, scope)) is not ABSENT}
+        return ABSENT if template and not parts else parts
     if isinstance(template, list | tuple):
         return [value for part in template if (value := render(part, scope)) is not ABSENT]
     return template
@@ -104,7 +110,8 @@ def render(template: Any, scope: Scope, *, path: bool = False) -> Any:
 def _render_text(template: str, scope: Scope, *, path: bool) -> Any:
     parts = _parse(template)
     if len(parts) == 1 and isinstance(parts[0], _Expression) and not path:
-        return _value(parts[0], scope)
+        value = _value(parts[0], scope)
+        return _text(value) if isinstance(value, date) else value
     out: list[str] = []
     for part in parts:
         if isinstance(part, str):
@@ -113,17 +120,26 @@ def _render_text(template: str, scope: Scope, *, path: bool) -> Any:
         value = _value(part, scope)
         if value is ABSENT:
             return ABSENT
-        text = _text(value)
-        if path and ("raw", "") not in part.filters:
-            if text in {".", ".."}:
-                raise Invalid("bad_argument", f"{part.name} cannot be part of a path", field=part.name)
-            text = quote(text, safe="")
-        out.append(text)
+        out.append(_in_path(part, _text(value)) if path else _text(value))
     return "".join(out)
+
+
+def _in_path(part: _Expression, text: str) -> str:
+    """Return a value as a part of a path, percent-encoded; `raw` keeps its slashes."""
+    if {".", ".."} & set(text.split("/")):
+        raise Invalid("bad_argument", f"{part.name} cannot be part of a path", field=part.name)
+    return quote(text, safe="/" if ("raw", "") in part.filters else "")
+
+
+def _pieces(text: str, length: int) -> list[str]:
+    """Return a text in pieces of at most `length` characters, for vendors that limit one part but not their number."""
+    return [text[start : start + length] for start in range(0, len(text), length)]
 
 
 def _value(expression: _Expression, scope: Scope) -> Any:
     value = scope.look(expression.name)
+    if value is ABSENT:
+        value = _instead(expression, scope)
     if value is ABSENT:
         fallback = next((word for name, word in expression.filters if name == "default"), None)
         if fallback is not None:
@@ -134,6 +150,12 @@ def _value(expression: _Expression, scope: Scope) -> Any:
     for name, word in expression.filters:
         value = _FILTERS[name](value, word, scope)
     return value
+
+
+def _instead(expression: _Expression, scope: Scope) -> Any:
+    """Return what the first name behind `or` stands for that is there."""
+    others = (scope.look(word) for name, word in expression.filters if name == "or")
+    return next((value for value in others if value is not ABSENT), ABSENT)
 
 
 @lru_cache(maxsize=4096)
@@ -192,17 +214,26 @@ def _moment(value: Any) -> datetime:
     return value
 
 
-def _local(value: Any, _word: str, scope: Scope) -> str:
-    zone = scope.look("zone")
+def _local(value: Any, word: str, scope: Scope) -> str:
+    zone = word or scope.look("zone")
     place = ZoneInfo(str(zone)) if zone is not ABSENT else UTC
     return _moment(value).astimezone(place).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _mapped(value: Any, word: str, scope: Scope) -> Any:
     table = scope.maps.get(word, {})
-    if str(value) not in table:
+    if str(value) in table:
+        return table[str(value)]
+    if _ANY_OTHER not in table:
         raise Invalid("bad_argument", f"there is no word for this value in the table {word}")
-    return table[str(value)]
+    return str(table[_ANY_OTHER]).replace(_ANY_OTHER, _text(value))
+
+
+def _ical(value: Any, _word: str, _scope: Scope) -> str:
+    """Escape a text of iCalendar (RFC 5545 §3.3.11); other control characters must not stand in one."""
+    text = _text(value).replace("\\", "\\\\").replace(";", "\\;").replace(",", "\\,")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\\n")
+    return "".join(one for one in text if one >= " " and one != "\x7f")
 
 
 def _minutes(value: Any, word: str, scope: Scope) -> int:
@@ -221,6 +252,7 @@ _FILTERS: Final[dict[str, Callable[[Any, str, Scope], Any]]] = {
     "cut": lambda value, word, _scope: _text(value)[: int(word)],
     "negate": lambda value, _word, _scope: -value,
     "absolute": lambda value, _word, _scope: abs(value),
+    "times": lambda value, word, scope: int(value) * int(scope.look(word)),
     "direction": lambda value, word, _scope: word.split(",")[0 if value >= 0 else 1],
     "unix": lambda value, _word, _scope: int(_moment(value).timestamp()),
     "unix_ms": lambda value, _word, _scope: int(_moment(value).timestamp() * 1000),
@@ -231,14 +263,18 @@ _FILTERS: Final[dict[str, Callable[[Any, str, Scope], Any]]] = {
     "minutes": _minutes,
     "key": lambda value, word, _scope: fitting_key(_text(value), int(word)),
     "uuid": lambda value, _word, _scope: str(uuid.uuid5(_KEY_SPACE, _text(value))),
+    "uuid4": lambda value, _word, _scope: str(uuid.UUID(bytes=uuid.uuid5(_KEY_SPACE, _text(value)).bytes, version=4)),
     "base64": lambda value, _word, _scope: base64.b64encode(_text(value).encode()).decode(),
     "base64url": lambda value, _word, _scope: base64.urlsafe_b64encode(_text(value).encode()).decode().rstrip("="),
     "plain": lambda value, _word, _scope: base64.b64decode(value).decode("utf-8", "replace"),
     "bytes": lambda value, _word, _scope: base64.b64decode(value),
-    "xml": lambda value, _word, _scope: escape(_text(value), {'"': "&quot;"}),
+    # In a text, unlike in an attribute, quotation marks stay.
+    "xml": lambda value, word, _scope: escape(_text(value), {} if word == "text" else {'"': "&quot;"}),
     "json": lambda value, _word, _scope: json.dumps(value if isinstance(value, str) else _text(value)),
     "quoted": lambda value, _word, _scope: _text(value).replace("\\", "\\\\").replace("'", "\\'"),
+    "ical": _ical,
     "map": _mapped,
+    "or": lambda value, _word, _scope: value,
     "default": lambda value, _word, _scope: value,
     "raw": lambda value, _word, _scope: value,
 }

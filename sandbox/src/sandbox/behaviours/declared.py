@@ -125,7 +125,7 @@ class DeclaredApi:
         if kind == "query":
             return call.query.get(name, "")
         if kind == "body":
-            return call.form.get(name, "") or str(_json(call).get(name, ""))
+            return call.form.get(name, "") or str(at(_json(call), name if name.startswith("/") else f"/{name}") or "")
         return call.fingerprint if kind == "natural" else ""
 
     def _apply(self, route: Route, account: str, values: dict[str, Any], key: str) -> Answer:

@@ -21,12 +21,10 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid, Transient
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
-from contracts.events.health import RouteState
 from contracts.events.sync import PaymentChanged
 from contracts.ids import entity_id
 from contracts.topics import SYNC_CHANGES
 from sync_worker.handlers import Handlers
-from sync_worker.outbound.probes import Prober
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 

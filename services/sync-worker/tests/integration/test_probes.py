@@ -107,3 +107,20 @@ async def test_a_busy_providers_calls_tell_soon_enough(desk: Any, kit: Any) -> N
         desk.later(seconds=1)
         await asyncio.sleep(0.05)  # lint-skip: PB011 what must not happen leaves nothing to wait for
         assert len(desk.client.calls) == 1
+
+
+async def test_where_nobody_can_ask_each_is_tried_once_an_interval(desk: Any, kit: Any) -> None:
+    for number in range(3):
+        await desk.connect(kit.payer, f"acct-{number}")
+    desk.client.script = [kit.answered(401) for _ in range(200)]
+    one = prober(desk)
+    async with running(one):
+        await number_of_rounds(desk, 2)
+    assert len(desk.client.calls) <= 12, "a refused credential is renewed once at most, and nobody is asked in a loop"
+
+
+async def number_of_rounds(desk: Any, rounds: int) -> None:
+    """Let so many idle intervals pass, a tenth of a second at a time."""
+    for _ in range(rounds * 50):
+        desk.later(seconds=0.1)
+        await asyncio.sleep(0.01)  # lint-skip: PB011 the prober runs in between, in the virtual clock's time

@@ -48,6 +48,8 @@ log = logger(__name__)
 LEASE_MARGIN_S: Final = 5.0
 REPAIR_INTERVAL_S: Final = 2.0
 REPAIR_BATCH: Final = 200
+# Effects that a person asked for have no orchestrator that would ask again.
+OPERATOR: Final = "operator"
 INTERRUPTED_RETRY_S: Final = 2.0
 # Most calls end within a second; one that is cut off is asked about later.
 DRAIN_S: Final = 5.0
@@ -124,7 +126,9 @@ class Executor:
         while True:
             try:
                 async with self._database.connection() as connection:
-                    for effect in await table.unanswered(connection, self._clock.now(), REPAIR_BATCH):
+                    now = self._clock.now()
+                    await table.ask_again(connection, OPERATOR, now, REPAIR_BATCH)
+                    for effect in await table.unanswered(connection, now, REPAIR_BATCH):
                         if effect.key not in self._running:
                             self._queue.put(effect)
                     for (state, lane), count in (await table.counts(connection)).items():

@@ -147,8 +147,8 @@ async def settle(
             UPDATE effects SET state = wanted.state, lease_until = NULL, version = effects.version + 1,
                 updated_at = $2::timestamptz,
                 answered = CASE WHEN answers THEN attempt ELSE answered END,
-                code = CASE WHEN final THEN wanted.code ELSE effects.code END,
-                detail = CASE WHEN final THEN wanted.detail ELSE effects.detail END,
+                code = CASE WHEN answers THEN wanted.code ELSE effects.code END,
+                detail = CASE WHEN answers THEN wanted.detail ELSE effects.detail END,
                 provider_ref = CASE WHEN final THEN wanted.provider_ref ELSE effects.provider_ref END,
                 result = CASE WHEN final THEN wanted.result ELSE effects.result END,
                 parked_until = $2::timestamptz + make_interval(secs => parked_s)
@@ -182,6 +182,25 @@ async def unanswered(connection: Connection, now: datetime, limit: int) -> list[
         f"""SELECT {_NAMES} FROM effects
             WHERE attempt > answered AND (lease_until IS NULL OR lease_until <= $1)
             ORDER BY updated_at LIMIT $2""",  # noqa: S608
+        now,
+        limit,
+    )
+    return [_effect(row) for row in rows]
+
+
+async def ask_again(connection: Connection, origin: str, now: datetime, limit: int) -> list[Effect]:
+    """Ask for another attempt of effects that nobody else asks for, after waits that double up to five minutes.
+
+    For effects of an origin without an orchestrator behind it. What needs a person, or is over its deadline, rests.
+    """
+    rows = await connection.fetch(
+        f"""WITH due AS (SELECT key FROM effects WHERE origin = $1 AND state IN ('reserved', 'unknown')
+                             AND attempt = answered AND code NOT IN ('needs_settlement', 'expired')
+                             AND updated_at < $2::timestamptz - least(make_interval(secs => 2 ^ least(attempt, 9)), '5 min')
+                         ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+            UPDATE effects SET attempt = attempt + 1 FROM due WHERE effects.key = due.key
+            RETURNING {", ".join(f"effects.{name}" for name in _COLUMNS)}""",  # noqa: S608 (names, never values)
+        origin,
         now,
         limit,
     )

@@ -155,7 +155,8 @@ class OAuth2Auth(Strict):
     `refresh` says what a refresh token does: there is none, it may be used again, or each use brings a new one;
     `rotation_grace` says whether the old one lives until the new one is used, as some vendors allow for an answer that
     was lost. `refresh_expires_h` is how long an unused refresh token lives. `token_lifetime_s` is for answers without
-    `expires_in`; without both the token does not end. `account` names the account in the token answer,
+    `expires_in`; `expires_at` points to the end in Unix seconds, for answers that state that instead. Without any of
+    them the token does not end. `account` names the account in the token answer,
     `account_query` in the callback; without both the caller has to name it. `sandbox_hosts` maps the hosts of the
     addresses to those of the vendor's sandbox; a host that is not in it serves both.
     """
@@ -178,6 +179,7 @@ class OAuth2Auth(Strict):
     rotation_grace: Literal["none", "until_used"] = "none"
     refresh_expires_h: float | None = Field(default=None, gt=0)
     token_lifetime_s: int | None = Field(default=None, gt=0)
+    expires_at: Pointer = ""
     header: HeaderName = "Authorization"
     template: str = "Bearer {access_token}"
     authorize_params: dict[str, str] = Field(default_factory=dict)

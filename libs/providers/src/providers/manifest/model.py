@@ -1,4 +1,4 @@
-"""The whole of a provider's `manifest.toml` and `operations.toml`, checked when they are loaded.
+"""The whole of a provider's `manifest.toml`, `operations.toml` and `feeds.toml`, checked when they are loaded.
 
 Must never hold a secret, a default that a vendor does not document, or the name of a provider.
 """
@@ -18,6 +18,7 @@ from contracts.errors import Invalid
 from providers.manifest.api import Api, Changes, Health
 from providers.manifest.auth import options_of
 from providers.manifest.base import FolderName, Strict, options_in
+from providers.manifest.feeds import FeedSpec, SubscriptionSpec
 from providers.manifest.operations import OperationSpec
 from providers.manifest.signatures import ChoiceSignature, MtlsSignature, NoSignature
 from providers.manifest.webhook import Webhook
@@ -61,6 +62,8 @@ class Manifest(Strict):
     changes: Changes | None = None
     api: Api | None = None
     operations: tuple[OperationSpec, ...] = ()
+    feeds: tuple[FeedSpec, ...] = ()
+    subscriptions: tuple[SubscriptionSpec, ...] = ()
     health: Health | None = None
 
     @model_validator(mode="after")
@@ -77,8 +80,10 @@ class Manifest(Strict):
                     self._needs_secret(name, "api")
                 if options_of(method) - set(self.options):
                     raise ValueError(f"[options] lack {sorted(options_of(method) - set(self.options))}")
-        elif self.operations or self.health is not None:
-            raise ValueError("operations and health need [api]")
+        elif self.operations or self.feeds or self.subscriptions or self.health is not None:
+            raise ValueError("operations, feeds, subscriptions and health need [api]")
+        if (self.feeds or self.subscriptions) and self.webhook is None:
+            raise ValueError("feeds and subscriptions need [webhook]")
         missing = {operation.capability for operation in self.operations} - set(self.capabilities)
         if missing:
             raise ValueError(f"capabilities lack {sorted(missing)}")
@@ -103,6 +108,14 @@ class Manifest(Strict):
     def operation(self, name: str) -> OperationSpec | None:
         """Return the declaration of an operation, or None if the provider does not offer it."""
         return next((operation for operation in self.operations if operation.name == name), None)
+
+    def feed(self, name: str) -> FeedSpec | None:
+        """Return the declaration of a feed, or None if the provider has no such feed."""
+        return next((feed for feed in self.feeds if feed.name == name), None)
+
+    def subscription(self, name: str) -> SubscriptionSpec | None:
+        """Return the declaration of a subscription, or None if the provider has no such subscription."""
+        return next((one for one in self.subscriptions if one.name == name), None)
 
     def resolve_options(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the given options over the defaults; raises `Invalid` (`unknown_option`, `bad_option`)."""
@@ -135,15 +148,16 @@ def signature_options(webhook: Webhook) -> set[str]:
 
 
 def load(path: Path) -> Manifest:
-    """Return the manifest in a file and the operations beside it.
+    """Return the manifest in a file, with the operations and the feeds beside it.
 
     Raises `Invalid` (`bad_manifest`) that names the file and the first wrong key.
     """
-    operations = path.with_name("operations.toml")
+    beside = (path.with_name("operations.toml"), path.with_name("feeds.toml"))
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        if operations.is_file():
-            document |= tomllib.loads(operations.read_text(encoding="utf-8"))
+        for more in beside:
+            if more.is_file():
+                document |= tomllib.loads(more.read_text(encoding="utf-8"))
         return Manifest.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid("bad_manifest", f"{path}: {error}") from error

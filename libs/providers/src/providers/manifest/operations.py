@@ -67,9 +67,9 @@ class AnswerTemplate(Strict):
     """What an answer of status 2xx says: the effect's id at `ref`, and values a saga may want at `result`.
 
     Without `ref`, or while nothing stands there, the effect is known by `ref_from`, a template over the arguments.
-    `declined` are values that mean a refusal though the status is 2xx; `already` are statuses that say that the state
-    asked for was there before, such as 404 for a deletion. `header_ref` is a header that holds the id. With
-    `content` the body itself is the result, in base64.
+    `declined` are values that mean a refusal though the status is 2xx, `refused` are places where only an error has a
+    text, which is its code; `already` are statuses that say that the state asked for was there before, such as 404 for
+    a deletion. `header_ref` is a header that holds the id. With `content` the body itself is the result, in base64.
     """
 
     ref: tuple[Pointer, ...] = ()
@@ -77,6 +77,7 @@ class AnswerTemplate(Strict):
     ref_from: str = ""
     result: dict[str, Pointer] = Field(default_factory=dict)
     declined: dict[Pointer, tuple[Scalar, ...]] = Field(default_factory=dict)
+    refused: tuple[Pointer, ...] = ()
     already: tuple[int, ...] = ()
     content: bool = False
 
@@ -91,7 +92,8 @@ class LookUp(Strict):
     """How the provider is asked whether an effect exists: the request, and which object of the answer is it.
 
     `items` is the list (without it the body itself is the object); `where` are values, as templates, that the object
-    has, or `contains` texts that stand somewhere inside of them. `absent` are statuses that mean that there is none.
+    has, or `contains` texts that stand somewhere inside of them. `absent` are statuses that mean that there is none,
+    `sparse` says that an empty list is left out of the answer.
     """
 
     request: RequestTemplate
@@ -102,6 +104,7 @@ class LookUp(Strict):
     ref_from: str = ""
     result: dict[str, Pointer] = Field(default_factory=dict)
     absent: tuple[int, ...] = ()
+    sparse: bool = False
     # What makes an object that is found the same as none, such as a refund that failed.
     ignored: dict[Pointer, tuple[Scalar, ...]] = Field(default_factory=dict)
     more: Pointer | None = None
@@ -114,7 +117,10 @@ class OperationSpec(Strict):
     provider that holds the object. `code` says that the folder's `requests.py` builds and reads it; otherwise `request`
     and `answer` do. `read_back` says that the provider can be asked whether the effect exists, `lag_s` how long a
     write may take until it shows; `cost` is what one call takes from the quota, `scopes` what a token needs.
-    `maps` are tables for the filter `map:<name>`.
+    `maps` are tables for the filter `map:<name>`. `request_with` holds other requests, by the optional argument whose
+    presence calls for them. `refuses` are optional arguments that the vendor has no place for, though leaving them out
+    would do something else than what was asked; `only` are arguments that must be what an option of the connection
+    says, such as the one currency of a shop.
     """
 
     name: str = Field(pattern=r"^[a-z]+(\.[a-z_]+)+$")
@@ -127,6 +133,9 @@ class OperationSpec(Strict):
     scopes: tuple[str, ...] = ()
     code: bool = False
     request: RequestTemplate | None = None
+    request_with: dict[str, RequestTemplate] = Field(default_factory=dict)
+    refuses: tuple[str, ...] = ()
+    only: dict[str, str] = Field(default_factory=dict)
     answer: AnswerTemplate | None = None
     look_up: LookUp | None = None
     look_up_by_code: bool = False
@@ -143,9 +152,13 @@ class OperationSpec(Strict):
         if self.look_up_by_code and not self.code:
             raise ValueError("look_up_by_code is for operations with code")
         try:
-            arguments_of(self.name)
+            fields = arguments_of(self.name).model_fields
         except Invalid as error:
             raise ValueError(error.detail) from None
+        unknown = {*self.refuses, *self.request_with} - {name for name, one in fields.items() if not one.is_required()}
+        unknown |= set(self.only) - set(fields)
+        if unknown:
+            raise ValueError(f"{sorted(unknown)} are no (optional) arguments of {self.name}")
         return self
 
     @property

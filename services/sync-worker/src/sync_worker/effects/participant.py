@@ -37,7 +37,7 @@ from providers.provider import Provider
 from providers.sdk import Declined
 from sync_worker.connections.tokens import Tokens
 from sync_worker.effects.commands import open_arguments
-from sync_worker.effects.targets import Targets
+from sync_worker.effects.targets import Targets, as_personal
 from sync_worker.outbound.path import Path, Plan, Result
 
 log = logger(__name__)
@@ -45,6 +45,8 @@ log = logger(__name__)
 _Answer = TypeVar("_Answer")
 
 CREDENTIAL_RETRY_S: Final = 30.0
+# Where an operation hands on an answer as it is (`content = true`).
+CONTENT: Final = "content"
 _CLASSES: Final[dict[Lane, CallClass]] = {
     Lane.CRITICAL: "critical",
     Lane.STANDARD: "interactive",
@@ -115,7 +117,16 @@ class ProviderEffects:
         job: _Job = prepared.job
         if action == "look_up":
             return self._looked_up(job, await self._path.call(self._question(effect, job), mark))
-        return self._sent(job, await self._path.call(self._request(effect, job), mark))
+        outcome = self._sent(job, await self._path.call(self._request(effect, job), mark))
+        return self._sealed(effect, outcome) if isinstance(outcome, Applied) else outcome
+
+    def _sealed(self, effect: Effect, done: Applied) -> Applied:
+        """Return the outcome with a whole answer sealed: balances, employees, documents never lie open on a topic."""
+        content = done.result.get(CONTENT)
+        if content is None:
+            return done
+        sealed = self._targets.seal(effect.tenant, effect.key, {CONTENT: content})
+        return Applied(done.provider_ref, {**done.result, CONTENT: as_personal(sealed)})
 
     def _request(self, effect: Effect, job: _Job) -> Plan:
         operations = job.provider.operations(job.spec.name)

@@ -19,6 +19,7 @@ from chassis.db import tenancy
 from chassis.db.database import Database, UnitOfWork
 from chassis.effects import table
 from chassis.effects.desk import EffectDesk
+from chassis.effects.executor import OPERATOR
 from chassis.effects.states import Effect, Verdict
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
@@ -36,7 +37,6 @@ from sync_worker.audit import Audit
 from sync_worker.effects.commands import open_arguments
 from sync_worker.effects.targets import Targets, as_personal
 
-ORIGIN: Final = "operator"
 STEP: Final = "operator"
 _SETTLEABLE: Final = ("sent", "unknown")
 
@@ -143,7 +143,7 @@ class EffectApi:
         actor = request.state.principal.subject
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
-            await self._desk.take(uow, [(command, "")], origin=ORIGIN)
+            await self._desk.take(uow, [(command, "")], origin=OPERATOR)
             detail = {"operation": new.operation, "provider": new.provider or "", "mode": new.mode}
             self._audit.record(uow, actor, "operation.requested", tenant=new.tenant, target=f"effects/{key}", **detail)
             return 202, {"key": key, "saga_id": str(saga_id), "operation": new.operation}

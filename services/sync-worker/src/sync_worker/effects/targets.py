@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
+from chassis.clock import Clock
 from chassis.db.connection import Connection
 from chassis.effects.participant import Refusal, Target
 from chassis.effects.states import Effect
@@ -33,12 +34,19 @@ from sync_worker.payments import contact_place
 from sync_worker.repository import connections, payments
 
 
+# A connection that was revoked is refused by the call itself, so this only saves reading it for each command.
+HELD_S: Final = 1.0
+MAX_HELD: Final = 10_000
+
+
 class Targets:
     """Resolves commands to connections."""
 
-    def __init__(self, keyring: Keyring, routes: RouteTable) -> None:
+    def __init__(self, keyring: Keyring, routes: RouteTable, clock: Clock) -> None:
         self._keyring = keyring
         self._routes = routes
+        self._clock = clock
+        self._named: dict[UUID, tuple[float, ProviderConnection]] = {}
 
     async def resolve(self, connection: Connection, command: Command) -> Target:
         """Return where a command goes; raises `Refusal`."""
@@ -120,21 +128,34 @@ class Targets:
         except SealError:
             raise Refusal("bad_argument", "personal: it does not open for this effect") from None
         if command.connection is not None:
-            found = await self._named(connection, command, command.connection)
+            found = await self._checked(connection, command, command.connection)
         else:
             found = await self._chosen(
                 connection, command.tenant, command.operation, provider=command.provider, mode=command.mode
             )
         return Target(command.operation, dict(command.arguments), sealed, found.provider, found.id)
 
-    async def _named(self, connection: Connection, command: RunOperation, wanted: UUID) -> ProviderConnection:
-        found = await connections.by_id(connection, wanted)
+    async def _checked(self, connection: Connection, command: RunOperation, wanted: UUID) -> ProviderConnection:
+        found = await self._known(connection, wanted)
         if found is None or found.tenant != command.tenant or found.state not in CALLABLE:
             raise Refusal("no_connection", "the tenant has no such live connection")
         if found.mode != command.mode:
             raise Refusal("wrong_mode", f"the connection is a {found.mode} one")
         if registry.get(found.provider).manifest.operation(command.operation) is None:
             raise Refusal("not_offered", f"{found.provider} does not offer {command.operation}")
+        return found
+
+    async def _known(self, connection: Connection, wanted: UUID) -> ProviderConnection | None:
+        """Return a connection as it was a moment ago: the call itself looks at its state once more."""
+        now = self._clock.monotonic()
+        held = self._named.get(wanted)
+        if held is not None and held[0] > now:
+            return held[1]
+        found = await connections.by_id(connection, wanted)
+        if found is not None:
+            self._named[wanted] = (now + HELD_S, found)
+        if len(self._named) > MAX_HELD:
+            self._named.pop(next(iter(self._named)))
         return found
 
     async def _chosen(

@@ -56,6 +56,8 @@ class Prober:
         self._due: dict[Place, float] = {}
         self._recent: defaultdict[Place, deque[float]] = defaultdict(lambda: deque(maxlen=BUSY_CALLS))
         self._bursting: dict[Place, asyncio.Task[None]] = {}
+        # How many candidates in a row could not ask.
+        self._misses: dict[Place, int] = {}
         self._refreshed = float("-inf")
 
     def saw_call(self, place: Place) -> None:
@@ -73,16 +75,22 @@ class Prober:
     async def run(self) -> None:
         """Probe what is due."""
         running: set[asyncio.Task[None]] = set()
-        while True:
-            now = self._clock.monotonic()
-            if now - self._refreshed >= REFRESH_S:
-                await self._refresh(now)
-            for place in [place for place, due in self._due.items() if due <= now]:
-                self._due[place] = now + self._interval_s(place)
-                task = asyncio.create_task(self._probe(place))
-                running.add(task)
-                task.add_done_callback(running.discard)
-            await self._clock.sleep(TICK_S)
+        try:
+            while True:
+                now = self._clock.monotonic()
+                if now - self._refreshed >= REFRESH_S:
+                    await self._refresh(now)
+                for place in [place for place, due in self._due.items() if due <= now]:
+                    self._due[place] = now + self._interval_s(place)
+                    task = asyncio.create_task(self._probe(place))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                await self._clock.sleep(TICK_S)
+        finally:
+            left = [*running, *self._bursting.values()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _interval_s(self, place: Place) -> float:
         route = self._routes.known().get(place)
@@ -118,26 +126,35 @@ class Prober:
         if not candidates:
             return
         connection = candidates[0]
-        provider = registry.get(connection.provider)
-        health = provider.manifest.health
-        if health is None:
+        try:
+            result = await self._path.call(_plan(connection, place[1]))
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
             return
-        result = await self._path.call(
-            Plan(
-                provider=provider,
-                connection=connection.id,
-                tenant=connection.tenant,
-                capability=place[1],
-                operation="probe",
-                build=lambda account: _request(provider, account),
-                timeout_s=health.probe.timeout_ms / 1000,
-                probe=True,
-            )
-        )
-        if result.meaning in _CANNOT_ASK:
-            # Another one's turn, and soon: nothing was learned of the provider.
-            candidates.rotate(-1)
+        if result.meaning not in _CANNOT_ASK:
+            self._misses.pop(place, None)
+            return
+        # Nothing was learned of the provider: the next one's turn, at once unless all of them had theirs.
+        candidates.rotate(-1)
+        self._misses[place] = self._misses.get(place, 0) + 1
+        if self._misses[place] % len(candidates):
             self._due[place] = min(self._due.get(place, 0.0), self._clock.monotonic() + BURST_GAP_S)
+
+
+def _plan(connection: Connection, capability: str) -> Plan:
+    provider = registry.get(connection.provider)
+    health = provider.manifest.health
+    return Plan(
+        provider=provider,
+        connection=connection.id,
+        tenant=connection.tenant,
+        capability=capability,
+        operation="probe",
+        build=lambda account: _request(provider, account),
+        timeout_s=health.probe.timeout_ms / 1000 if health else 1.0,
+        probe=True,
+    )
 
 
 def _request(provider: Provider, account: Account) -> Any:
