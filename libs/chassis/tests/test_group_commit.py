@@ -1,0 +1,59 @@
+"""Shared commits: who waits together commits together, and nobody is answered before it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import pytest_asyncio
+
+from chassis.db.database import Database, UnitOfWork
+from chassis.db.group_commit import MAX_BATCH, GroupCommit
+from chassis.testing.harness import make_database, rows
+from chassis.testing.postgres import PostgresAdmin
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
+
+TABLE = "CREATE TABLE things (n integer PRIMARY KEY, batch integer NOT NULL)"
+
+
+@pytest_asyncio.fixture
+async def database(postgres_server: PostgresAdmin) -> AsyncIterator[Database]:
+    opened = Database(await make_database(postgres_server, TABLE), service="test")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+class Writer:
+    """Writes numbers, each with the number of its batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    async def __call__(self, uow: UnitOfWork, numbers: Sequence[int]) -> list[int]:
+        self.batches.append(list(numbers))
+        values = [(number, len(self.batches)) for number in numbers]
+        await uow.connection.executemany("INSERT INTO things VALUES ($1, $2)", values)
+        return [number * 2 for number in numbers]
+
+
+async def test_everybody_gets_the_result_of_their_own_and_commits_are_few(database: Database) -> None:
+    writer = Writer()
+    commit: GroupCommit[int, int] = GroupCommit(database, writer)
+    numbers = list(range(MAX_BATCH + 50))
+    assert await asyncio.gather(*map(commit.submit, numbers)) == [number * 2 for number in numbers]
+    assert len(writer.batches) <= 4
+    assert max(map(len, writer.batches)) <= MAX_BATCH
+    stored = await rows(database.dsn, "SELECT n FROM things ORDER BY n")
+    assert [one["n"] for one in stored] == numbers
+
+
+async def test_a_batch_that_fails_fails_for_all_of_it_and_the_next_goes_on(database: Database) -> None:
+    commit: GroupCommit[int, int] = GroupCommit(database, Writer())
+    await commit.submit(1)
+    found = await asyncio.gather(commit.submit(2), commit.submit(1), return_exceptions=True)
+    assert all(isinstance(one, Exception) for one in found)
+    assert await commit.submit(2) == 4
+    assert [one["n"] for one in await rows(database.dsn, "SELECT n FROM things ORDER BY n")] == [1, 2]
