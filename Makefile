@@ -8,6 +8,7 @@ COMPOSE := docker compose --env-file .run/compose/compose.env
 .DEFAULT_GOAL := help
 
 .PHONY: help venv setup up down status logs demo topics test test-unit test-integration test-e2e chaos bench-consume bench-gateway bench-ledger \
+	bench-outbound bench-health simulate-health \
 	fmt lint providers-check schemas docs lock new-provider compose-env compose-up compose-down
 
 help:  ## Print this help
@@ -74,8 +75,9 @@ test-e2e: setup  ## The whole platform
 	$(BIN)/pytest -m e2e
 endif
 
-chaos: setup  ## The chaos tests with a million deliveries: kills and restarts everything, then compares all sets
-	PATCHBAY_CHAOS_DELIVERIES=$${PATCHBAY_CHAOS_DELIVERIES:-1000000} $(BIN)/pytest -m chaos -o timeout=0
+chaos: setup  ## The chaos tests with a million deliveries and 100,000 commands: kills everything, then compares all sets
+	PATCHBAY_CHAOS_DELIVERIES=$${PATCHBAY_CHAOS_DELIVERIES:-1000000} \
+	PATCHBAY_CHAOS_COMMANDS=$${PATCHBAY_CHAOS_COMMANDS:-100000} $(BIN)/pytest -m chaos -o timeout=0
 
 bench-gateway: setup  ## The webhook gateway under load, beside a bare handler in the same run; SCENARIO= for one of them
 	$(PY) -m bench.gateway $(SCENARIO)
@@ -85,6 +87,16 @@ bench-ledger: setup  ## Searches of ten million deliveries, beside a table witho
 
 bench-consume: setup  ## Events per second of the consuming loop, beside a baseline of the same run
 	$(PY) -m bench.consume
+
+bench-outbound: setup  ## Commands through the outbound path beside bare calls, and the limiter beside two libraries
+	$(PY) -m bench.outbound
+	$(PY) -m bench.limiter
+
+bench-health: setup  ## Detection, propagation and return, beside a detector that counts five failures in a row
+	$(PY) -m bench.health
+
+simulate-health: setup  ## Thresholds, calls to detect and false alarms of the shipped detector, re-derived
+	$(PY) -m tools.simulate_health
 
 ##@ Code
 

@@ -7,10 +7,12 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.events.orchestrator import Command, RefundPayment, SendMessage
+from contracts.errors import Invalid
+from contracts.events.orchestrator import Command, RefundPayment, RunOperation, SendMessage
+from contracts.operations import arguments_of
 from contracts.topics import Lane
 
-COMMANDS: Final[dict[str, type[Command]]] = {model.TYPE: model for model in (RefundPayment, SendMessage)}
+COMMANDS: Final[dict[str, type[Command]]] = {model.TYPE: model for model in (RefundPayment, SendMessage, RunOperation)}
 _INPUT, _STEPS = "$input.", "$steps."
 
 
@@ -31,6 +33,14 @@ class Step(BaseModel):
     after: tuple[str, ...] = ()
     command: str
     arguments: dict[str, Any]
+
+    @property
+    def operation(self) -> str:
+        """The canonical operation that the step asks for; empty while only the run's input can tell."""
+        if self.command != RunOperation.TYPE:
+            return self.command.rpartition(".")[0]
+        named = str(self.arguments.get("operation", ""))
+        return "" if named.startswith("$") else named
 
 
 class Definition(BaseModel):
@@ -57,6 +67,7 @@ class Definition(BaseModel):
                 raise ValueError(f"{step.name}: a retriable step stands behind the pivot")
             if step.command not in COMMANDS:
                 raise ValueError(f"{step.name}: no command {step.command}")
+            _check_operation(step)
             seen.add(step.name)
         return self
 
@@ -73,6 +84,14 @@ class Definition(BaseModel):
             if step.name == name:
                 return step
         raise KeyError(name)
+
+
+def _check_operation(step: Step) -> None:
+    try:
+        if step.operation:
+            arguments_of(step.operation)
+    except Invalid as error:
+        raise ValueError(f"{step.name}: {error.detail}") from None
 
 
 def resolve(arguments: dict[str, Any], given: dict[str, Any], results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from chassis.db.database import Database, UnitOfWork
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
 from chassis.http.paging import PageQuery, page
-from chassis.http.problems import body_of, json_response, not_found, path_uuid, query_of
+from chassis.http.problems import body_of, invalid, json_response, not_found, path_uuid, query_of
 from chassis.telemetry.traces import start_span, traceparent
+from contracts.errors import Invalid
 from orchestrator import repository
 from orchestrator.catalogue import StartRequest, all_sagas
 from orchestrator.models import Saga
@@ -52,6 +53,8 @@ class Api:
 
         try:
             return await write_once(request, self._database, write)
+        except Invalid as error:
+            raise invalid(error.field or "definition", error.detail, error.code) from None
         finally:
             span.end()
 

@@ -14,6 +14,7 @@ from chassis.db.connection import is_unavailable
 from chassis.db.database import Database, UnitOfWork
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import counter
+from contracts.errors import Invalid
 from contracts.events.orchestrator import Command, SagaAdvanced
 from contracts.events.platform import AuditRecorded
 from contracts.ids import effect_key, uuid7
@@ -25,6 +26,7 @@ from orchestrator.engine import Input, Order, SagaState, Started, StepState, Tim
 from orchestrator.metrics import ANSWERS_IGNORED, SAGAS_ENDED, SAGAS_STARTED
 from orchestrator.metrics import COMMANDS as COMMANDS_GIVEN
 from orchestrator.models import Saga, Timer
+from providers import registry
 
 log = logger(__name__)
 
@@ -41,8 +43,13 @@ class Runtime:
         self._jitter = jitter
 
     async def start(self, uow: UnitOfWork, request: StartRequest, *, started_by: str, trace: str) -> tuple[Saga, bool]:
-        """Start a run, or find the one that its business key has already; the flag tells whether it is new."""
+        """Start a run, or find the one that its business key has already; the flag tells whether it is new.
+
+        Raises `Invalid` (`operation_not_offered`) for a definition with a step that no provider can carry out: better
+        now than half-way.
+        """
         definition, given = request.definition, request.given
+        check_offered(definition)
         now = self._clock.now()
         saga = Saga(
             id=uuid7(),
@@ -189,6 +196,14 @@ class TimerPoller:
         again = self._clock.now() + timedelta(seconds=FAILED_TIMER_DELAY_S)
         async with self._database.unit_of_work() as uow:
             await repository.postpone_timer(uow.connection, saga_id, step, again)
+
+
+def check_offered(definition: Definition) -> None:
+    """Refuse a definition with a step that no provider can carry out; raises `Invalid` (`operation_not_offered`)."""
+    for step in definition.steps:
+        if step.operation and not registry.with_operation(step.operation):
+            detail = f"step {step.name}: no provider offers {step.operation}"
+            raise Invalid("operation_not_offered", detail, field=f"steps.{step.name}")
 
 
 def _command(saga: Saga, definition: Definition, state: SagaState, order: Order) -> Command:
