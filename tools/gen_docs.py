@@ -30,6 +30,7 @@ from contracts.catalogue import CATALOGUE
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.base import Event
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
+from contracts.operations import arguments_of
 from contracts.topics import AUDIT_PARTITIONS, DAY_MS, RETRY_DELAYS, TOPICS, Topic
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -71,7 +72,7 @@ def topics_page() -> str:
             str(topic.partitions),
             "compacted" if topic.compacted else f"{topic.retention_ms // DAY_MS} d",
             ", ".join(map(_code, topic.types)),
-            topic.writer,
+            ", ".join(topic.writers),
             ", ".join(topic.readers) or "anyone outside Patchbay",
             "yes" if topic.retries else "no",
         )
@@ -173,34 +174,64 @@ _ORIGINS: Final = ("published", "sdk", "derived", "computed")
 
 
 def providers_page(root: Path) -> str:
-    """Return the page of all providers, read from their manifests and vectors."""
-    rows: list[Row] = []
-    verified = 0
+    """Return the page of all providers, read from their manifests, operations and vectors."""
+    coverage, received, called = [], [], []
     for path in sorted(root.glob("libs/providers/src/providers/*/manifest.toml")):
         manifest = tomllib.loads(path.read_text(encoding="utf-8"))
-        webhook, slug = manifest.get("webhook", {}), manifest.get("slug", path.parent.name)
-        verified += bool(webhook)
-        name = manifest.get("name", slug)
-        link = f"[{name}]({manifest['docs']})" if "docs" in manifest else name
-        scheme = webhook.get("signature", {}).get("scheme", "")
-        handshakes = ", ".join(one.get("name", "") for one in webhook.get("handshakes", []))
-        changes = "" if webhook else manifest.get("changes", {}).get("how", "")
-        facts = (
-            manifest.get("category", ""),
-            manifest.get("tier", ""),
-            scheme,
-            handshakes,
-            _best_vector(path),
-            changes,
-        )
-        rows.append((_code(slug), link, *facts))
-    head = ("Slug", "Provider", "Category", "Tier", "Webhook signature", "Handshakes", "Best test vector", "Changes")
-    told = (
-        f"{verified} of {len(rows)} providers send webhooks that are verified. The best test vector of each is the"
-        " vendor's own (`published`), its SDK's (`sdk`), or made by its documented scheme (`derived`, `computed`). The"
-        " others are asked: the last column says how changes are found.\n\n"
+        slug, operations = manifest.get("slug", path.parent.name), _operations(path, manifest)
+        code, scheme = _code(slug), manifest.get("webhook", {}).get("signature", {}).get("scheme", "")
+        handshakes = ", ".join(one.get("name", "") for one in manifest.get("webhook", {}).get("handshakes", []))
+        if "webhook" in manifest:
+            received.append((code, scheme, handshakes, _best_vector(path)))
+        if operations:
+            called.append((code, *_outbound(manifest, operations)))
+        coverage.append((code, *_coverage(manifest, slug, len(operations))))
+    inbound = (
+        f"{len(received)} of {len(coverage)} providers send webhooks that are verified. The best test vector of each is"
+        " the vendor's own (`published`), its SDK's (`sdk`), or made by its documented scheme (`derived`, `computed`)."
     )
-    return _page("Providers", told + table(head, rows))
+    outbound = (
+        f"{len(called)} of {len(coverage)} providers are called. After a lost answer an operation is sent again, where"
+        " a key or its nature makes that harmless, or looked up. A person settles those of the last column."
+    )
+    return _page(
+        "Providers",
+        table(("Slug", "Provider", "Category", "Tier", "Inbound", "Outbound"), coverage),
+        "## Inbound\n",
+        inbound,
+        table(("Slug", "Webhook signature", "Handshakes", "Best test vector"), received),
+        "## Outbound\n",
+        outbound,
+        table(("Slug", "Capabilities", "Authentication", "Operations", "Settled by a person"), called),
+    )
+
+
+def _coverage(manifest: Mapping[str, Any], slug: str, operations: int) -> Row:
+    name = manifest.get("name", slug)
+    link = f"[{name}]({manifest['docs']})" if "docs" in manifest else name
+    changes = manifest.get("changes", {}).get("how", "")
+    inbound = "webhooks" if "webhook" in manifest else f"asked: {changes}" if changes else ""
+    outbound = f"{operations} operation{'' if operations == 1 else 's'}" if operations else ""
+    return link, manifest.get("category", ""), manifest.get("tier", ""), inbound, outbound
+
+
+def _operations(manifest: Path, declared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    path = manifest.parent / "operations.toml"
+    beside = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [*declared.get("operations", []), *beside.get("operations", [])]
+
+
+def _outbound(manifest: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) -> Row:
+    by_person = [
+        one
+        for one in operations
+        if one["idempotency"]["kind"] == "none"
+        and not (one.get("look_up") or one.get("look_up_by_code"))
+        and arguments_of(one["name"]).WRITES
+    ]
+    offered, settled = (", ".join(sorted(_code(one["name"]) for one in some)) for some in (operations, by_person))
+    methods = manifest.get("api", {}).get("auth", {})
+    return ", ".join(manifest.get("capabilities", [])), ", ".join(methods), offered, settled
 
 
 def _best_vector(manifest: Path) -> str:

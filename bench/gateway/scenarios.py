@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from bench.gateway.load import Outcome, Plan, Request
 from bench.gateway.workload import mixed_sizes, request, shape, total_bytes
-from bench.gateway.world import Server, Target, World, world
+from bench.gateway.world import Target, World, world
+from bench.processes import Server
 from chassis.testing.ports import LOOPBACK
 from chassis.testing.service_kit import declared_topics
 from contracts.topics import GATEWAY_EVENTS, TOPICS, Lane

@@ -80,7 +80,9 @@ class Sent:
 def connect(platform: Platform, tenant: str, number: int) -> uuid.UUID:
     """Connect one account and return the connection."""
     manifest = registry.get(PROVIDER).manifest
-    secrets = {name: f"chaos-{number}-{name}" for name, spec in manifest.secrets.items() if spec.required or "api" in spec.use}
+    secrets = {
+        name: f"chaos-{number}-{name}" for name, spec in manifest.secrets.items() if spec.required or "api" in spec.use
+    }
     body = {"provider": PROVIDER, "tenant": tenant, "account_ref": f"acct-{number}", "secrets": secrets}
     answer = platform.api.post(f"{platform.env['SYNC_URL']}/v1/connections", json=body)
     assert answer.status_code == 201, answer.text

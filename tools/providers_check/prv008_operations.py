@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from providers.feed_conformance import feed_checks
 from providers.outbound_conformance import checks
 from tools.providers_check.common import provider_of
 
@@ -20,8 +21,6 @@ def check(folder: Path) -> Iterator[str]:
     for name in sorted(implemented - written):
         yield f"operation {name} is in requests.py, but not declared with code"
     if written <= implemented:
-        yield from (
-            f"operation {one.operation or 'errors'}: {one.name}: {one.problem}"
-            for one in checks(provider)
-            if one.problem is not None
-        )
+        for one in (*checks(provider), *feed_checks(provider)):
+            if one.problem is not None:
+                yield f"operation {one.operation or 'errors'}: {one.name}: {one.problem}"

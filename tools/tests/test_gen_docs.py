@@ -22,6 +22,7 @@ class Settings(DatabaseSettings):
 
 
 def row(page: str, start: str) -> str:
+    """Return the only row that begins with this code, of a page or of a part of it."""
     found = [line for line in page.splitlines() if line.startswith(f"| `{start}`")]
     assert len(found) == 1, found
     return found[0]
@@ -64,9 +65,19 @@ def test_providers_come_from_their_manifests(tmp_path: Path) -> None:
     folder = tmp_path / "libs/providers/src/providers/acme"
     folder.mkdir(parents=True)
     (folder / "manifest.toml").write_text(
-        'slug = "acme"\nname = "Acme"\ncategory = "payments"\ntier = "gold"\n'
+        'slug = "acme"\nname = "Acme"\ncategory = "payments"\ntier = "gold"\ncapabilities = ["payments", "email"]\n'
         '[webhook]\nsignature = { scheme = "hmac" }\n[[webhook.handshakes]]\nname = "echo"\n'
+        '[api]\nauth.api_key = { kind = "bearer", secret = "key" }\n'
     )
+    (folder / "operations.toml").write_text(
+        '[[operations]]\nname = "payment.refund"\nidempotency = { kind = "header", name = "Key" }\n'
+        '[[operations]]\nname = "email.send"\nidempotency = { kind = "none" }\n'
+        '[[operations]]\nname = "payment.charge"\nidempotency = { kind = "none" }\nlook_up = { items = "/data" }\n'
+        '[[operations]]\nname = "balance.read"\nidempotency = { kind = "none" }\n'
+    )
+    polled = folder.parent / "polled"
+    polled.mkdir()
+    (polled / "manifest.toml").write_text('slug = "polled"\nname = "Polled"\n[changes]\nhow = "poll"\n')
     (folder / "fixtures").mkdir()
     (folder / "fixtures" / "vectors.toml").write_text(
         '[[vectors]]\nvalid = true\norigin = "computed"\nsource = "ours"\n'
@@ -74,8 +85,17 @@ def test_providers_come_from_their_manifests(tmp_path: Path) -> None:
         '[[vectors]]\nvalid = false\norigin = "published"\nsource = "wrong"\n'
     )
     page = gen_docs.providers_page(tmp_path)
-    assert row(page, "acme") == "| `acme` | Acme | payments | gold | hmac | echo | published: theirs |  |"
-    assert "1 of 1 providers send webhooks" in page
+    coverage, details = page.split("## Inbound")
+    inbound, outbound = details.split("## Outbound")
+    assert row(coverage, "acme") == "| `acme` | Acme | payments | gold | webhooks | 4 operations |"
+    assert row(coverage, "polled") == "| `polled` | Polled |  |  | asked: poll |  |"
+    assert row(inbound, "acme") == "| `acme` | hmac | echo | published: theirs |"
+    assert row(outbound, "acme") == (
+        "| `acme` | payments, email | api_key | `balance.read`, `email.send`, `payment.charge`, `payment.refund` "
+        "| `email.send` |"
+    )
+    assert "1 of 2 providers send webhooks" in inbound
+    assert "1 of 2 providers are called" in outbound
 
 
 @pytest.mark.usefixtures("fake_modules")

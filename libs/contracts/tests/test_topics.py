@@ -28,7 +28,7 @@ def test_names_are_unique_and_well_formed() -> None:
 
 
 def test_writers_and_readers_are_services() -> None:
-    assert {topic.writer for topic in TOPICS} <= SERVICES | {"every service"}
+    assert {writer for topic in TOPICS for writer in topic.writers} <= SERVICES | {"every service"}
     assert {reader for topic in TOPICS for reader in topic.readers} <= SERVICES
 
 

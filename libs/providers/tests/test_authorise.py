@@ -108,7 +108,7 @@ def test_a_signed_jwt_has_the_claims_and_ends(algorithm: str) -> None:
         assert (error.value.code, error.value.field) == ("bad_secret", "secrets.key")
 
 
-# The AWS test suite of Signature Version 4 and the examples of the IAM and S3 guides; the keys are AWS's published ones.
+# AWS's test suite of Signature Version 4 and the examples of its IAM and S3 guides; the keys are the published ones.
 SUITE_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 S3_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 SUITE_NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)

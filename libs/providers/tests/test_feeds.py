@@ -114,7 +114,6 @@ def test_a_list_that_may_be_left_out_is_empty_then() -> None:
         ({"kind": "cursor", "next": "/next"}, {"data": []}, ""),
         ({"kind": "last_id", "id": "/id", "more": "/more"}, {"data": [{"id": "a"}, {"id": "b"}], "more": True}, "b"),
         ({"kind": "last_id", "id": "/id", "more": "/more"}, {"data": [{"id": "a"}], "more": False}, ""),
-        ({"kind": "last_id", "id": "/id", "more": "/more"}, {"data": [], "more": True}, ""),
         ({"kind": "links", "next": "/links"}, {"data": [], "links": [{"rel": "self", "href": "/a"}]}, ""),
         ({"kind": "links", "next": "/next"}, {"data": [], "next": "https://evil.test/events?page=2"}, "/events?page=2"),
         ({"kind": "none"}, {"data": [], "next": "c2"}, ""),
@@ -122,6 +121,13 @@ def test_a_list_that_may_be_left_out_is_empty_then() -> None:
 )
 def test_the_next_page(paging: dict[str, str], document: Any, expected: str) -> None:
     assert read(feed(paging=paging), document).next == expected
+
+
+@pytest.mark.parametrize("items", [[], [{"id": "a"}, {"name": "no id"}]])
+def test_more_without_anything_to_go_on_from_is_an_error(items: list[Any]) -> None:
+    with pytest.raises(Invalid) as raised:
+        read(feed(paging={"kind": "last_id", "id": "/id", "more": "/more"}), {"data": items, "more": True})
+    assert raised.value.code == "unreadable_answer"
 
 
 def test_a_link_is_followed_on_the_own_host_only() -> None:

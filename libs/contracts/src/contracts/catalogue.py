@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from contracts.events.base import Event
-from contracts.events.gateway import AdmissionChanged, DeliveryRejected, DeliveryRepeated, EndpointCodeOffered
+from contracts.events.gateway import (
+    AdmissionChanged,
+    DeliveryRejected,
+    DeliveryRepeated,
+    EndpointCodeOffered,
+    SourceFellSilent,
+)
 from contracts.events.health import QuotaPolicy, RouteChanged
 from contracts.events.orchestrator import RefundPayment, RunOperation, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
@@ -20,6 +26,7 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
         DeliveryRepeated,
         AdmissionChanged,
         EndpointCodeOffered,
+        SourceFellSilent,
         EndpointConfigured,
         PaymentChanged,
         CallsObserved,

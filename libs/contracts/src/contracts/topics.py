@@ -41,7 +41,10 @@ MAX_MESSAGE_BYTES: Final = 1_048_576
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A declared topic. `retries` says whether its consumers use delayed retries and dead letters."""
+    """A declared topic. `retries` says whether its consumers use delayed retries and dead letters.
+
+    `writer` owns the topic, which has its name; `also_by` are services that add records in the owner's form.
+    """
 
     name: str
     key: str
@@ -52,6 +55,12 @@ class Topic:
     retention_ms: int = 7 * DAY_MS
     compacted: bool = False
     retries: bool = True
+    also_by: tuple[str, ...] = ()
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """All who write to this topic, its owner first."""
+        return (self.writer, *self.also_by)
 
     @property
     def dlq(self) -> str:
@@ -74,6 +83,8 @@ def _events(lane: Lane) -> Topic:
         key="canonical entity, else endpoint",
         types=("delivery.accepted.v1",),
         writer="webhook-gateway",
+        # What was missed and is fetched later, as `origin` reconcile.
+        also_by=("sync-worker",),
         readers=_GATEWAY_READERS,
     )
 
@@ -122,6 +133,14 @@ GATEWAY_CODES: Final = Topic(
     readers=("sync-worker",),
     compacted=True,
     retries=False,
+)
+GATEWAY_SILENCES: Final = Topic(
+    name="gateway.silences.v1",
+    key="endpoint",
+    types=("source.silent.v1",),
+    writer="webhook-gateway",
+    readers=("sync-worker",),
+    retention_ms=DAY_MS,
 )
 SYNC_ENDPOINTS: Final = Topic(
     name="sync.endpoints.v1",
@@ -214,6 +233,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     GATEWAY_QUARANTINE,
     GATEWAY_ADMISSION,
     GATEWAY_CODES,
+    GATEWAY_SILENCES,
     SYNC_ENDPOINTS,
     SYNC_CHANGES,
     SYNC_CALLS,

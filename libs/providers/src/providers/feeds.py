@@ -224,7 +224,12 @@ def _next(paging: Paging, document: Any, items: Sequence[Any]) -> str:
     if paging.kind == "cursor":
         return _text(at(document, paging.next))
     if paging.kind == "last_id":
-        return _text(at(items[-1], paging.id)) if items and at(document, paging.more) is True else ""
+        if at(document, paging.more) is not True:
+            return ""
+        last = _text(at(items[-1], paging.id)) if items else ""
+        if not last:
+            raise Invalid("unreadable_answer", "there is more, and nothing to go on from", field=paging.id)
+        return last
     if paging.kind == "links":
         return _linked(at(document, paging.next))
     return ""

@@ -15,19 +15,29 @@ from chassis.kafka.loop import BatchLoop
 from chassis.kafka.state import StateReader
 from chassis.redis import connect
 from chassis.sealing import Keyring
+from chassis.sealing.envelopes import KmsSealer
+from chassis.sealing.transit import TransitKeys
 from chassis.service import Service
 from contracts.topics import (
     GATEWAY_CODES,
     GATEWAY_EVENTS,
+    GATEWAY_SILENCES,
     HEALTH_QUOTAS,
     HEALTH_ROUTES,
     ORCHESTRATOR_COMMANDS,
     SYNC_RESULTS,
 )
+from sync_worker.catchup.engine import CatchUp, Timing
+from sync_worker.catchup.routes import CatchUpApi, catch_up_routes
+from sync_worker.catchup.silences import Silences
+from sync_worker.catchup.subscriptions import Subscriptions
 from sync_worker.connections.parts import Parts, Surroundings
 from sync_worker.connections.probe import ConnectionTest
-from sync_worker.connections.routes import ConnectionApi, connection_routes
+from sync_worker.connections.rewrap import Rewrapper
+from sync_worker.connections.rotation import Rotations
+from sync_worker.connections.routes import ConnectionApi, RotationApi, connection_routes, rotation_routes
 from sync_worker.connections.scope import widen
+from sync_worker.connections.vault import Vault
 from sync_worker.effects.participant import ProviderEffects
 from sync_worker.effects.routes import EffectApi, effect_routes
 from sync_worker.effects.targets import Targets
@@ -54,21 +64,27 @@ def create(settings: Settings) -> Service:
     database = Database(settings.database_url.get_secret_value(), service=NAME, pool_size=settings.database_pool_size)
     service = Service(NAME, settings, database=database)
     limits = Limits(max_body_bytes=settings.endpoint_max_body_bytes, max_per_s=settings.endpoint_max_per_s)
-    endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits)
+    vault = _vault(service, settings, keyring)
+    endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits, vault)
     parts = Parts.build(database, keyring, endpoints, clock, _surroundings(settings))
     outbound = _outbound(service, settings, database, parts)
-    targets = Targets(keyring, outbound.routes)
+    targets = Targets(keyring, outbound.routes, clock)
     participant = ProviderEffects(targets, parts.tokens, outbound.path)
     desk = EffectDesk(participant, SYNC_RESULTS, clock)
     executor = Executor(database, desk, participant, clock, width=settings.executors)
     handlers = Handlers(keyring, desk, clock, ClaimStore(settings.claim_dir))
     service.add_background("effect executor", executor.run)
     service.add_background("token refresh", parts.tokens.run)
+    service.add_background("credential re-wrap", Rewrapper(database, vault, clock).run)
     service.tokens.widen = widen(database)
     test = ConnectionTest(database, outbound.path, clock)
     service.add_routes(connection_routes(ConnectionApi(database, parts, test, clock), service.tokens))
+    rotations = Rotations(database, parts, test, clock)
+    service.add_background("credential rotation", rotations.run)
+    service.add_routes(rotation_routes(RotationApi(database, rotations), service.tokens))
     service.add_routes(effect_routes(EffectApi(database, desk, targets, clock), service.tokens))
     _configuration(service, settings, database, keyring, endpoints)
+    _catch_up(service, settings, database, keyring, outbound)
     # Drained last to first: calls end, then their pools, then what they reported leaves.
     for drain in (parts.close, outbound.reporter.flush, outbound.client.close, executor.drain):
         service.add_drain(drain)
@@ -78,6 +94,15 @@ def create(settings: Settings) -> Service:
         BatchLoop("sync-worker-commands", list(ORCHESTRATOR_COMMANDS.values()), handlers.commands, database)
     )
     return service
+
+
+def _vault(service: Service, settings: Settings, keyring: Keyring) -> Vault:
+    """Return the vault of credentials, sealed by the KMS if there is one."""
+    if not settings.kms_url:
+        return Vault(keyring)
+    keys = TransitKeys(settings.kms_url, settings.kms_key, settings.kms_token_file, ca_file=settings.kms_ca_file)
+    service.add_drain(keys.close)
+    return Vault(keyring, KmsSealer(keyring, keys, SystemClock()))
 
 
 def _outbound(service: Service, settings: Settings, database: Database, parts: Parts) -> OutboundParts:
@@ -103,6 +128,26 @@ def _outbound(service: Service, settings: Settings, database: Database, parts: P
     service.add_background("probes", prober.run)
     service.add_drain(redis.aclose)
     return outbound
+
+
+def _catch_up(
+    service: Service, settings: Settings, database: Database, keyring: Keyring, outbound: OutboundParts
+) -> None:
+    """Add what fetches missed events and keeps subscriptions alive."""
+    clock, owner = SystemClock(), f"{socket.gethostname()}:{settings.http_port}:{settings.instance or 0}"
+    engine = CatchUp(
+        *(database, outbound.path, ClaimStore(settings.claim_dir), clock),
+        owner=owner,
+        timing=Timing(interval_s=settings.catch_up_interval_s),
+    )
+    keeper = Subscriptions(
+        database, outbound.path, keyring, clock, owner=owner, check_every_s=settings.subscription_check_s
+    )
+    service.add_background("catch-up", engine.run)
+    service.add_background("subscriptions", keeper.run)
+    service.add_routes(catch_up_routes(CatchUpApi(database, clock, engine.wake, keeper), service.tokens))
+    silences = Silences(clock, engine.wake)
+    service.add_loop(BatchLoop("sync-worker-silences", [GATEWAY_SILENCES], silences.handle, database))
 
 
 def _surroundings(settings: Settings) -> Surroundings:

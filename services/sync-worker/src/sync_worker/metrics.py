@@ -6,6 +6,7 @@ from typing import Final
 
 from chassis.effects.metrics import METRICS as EFFECT_METRICS
 from chassis.telemetry.metrics import Metric
+from sync_worker.catchup.metrics import METRICS as CATCH_UP_METRICS
 from sync_worker.limiter.metrics import METRICS as LIMITER_METRICS
 
 REQUESTS = Metric(
@@ -27,10 +28,20 @@ KEYS_EXPIRING_IN_USE = Metric(
 CREDENTIAL_REFRESHES = Metric(
     "credential_refreshes_total", "counter", "Attempts to get a token by how they ended.", ("provider", "outcome")
 )
+CREDENTIAL_EXPIRY = Metric(
+    "credential_expiry_timestamp_seconds",
+    "gauge",
+    "When the first token of a provider's connections ends.",
+    ("provider",),
+)
+CREDENTIALS_ON_OLD_KEYS = Metric(
+    "credential_old_key_rows", "gauge", "Credentials that an older key wraps than the current one."
+)
 METRICS: Final[tuple[Metric, ...]] = (
     *(REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PAYMENTS, CALLS_UNREPORTED),
     KEYS_EXPIRING_IN_USE,
-    CREDENTIAL_REFRESHES,
+    *(CREDENTIAL_REFRESHES, CREDENTIAL_EXPIRY, CREDENTIALS_ON_OLD_KEYS),
     *EFFECT_METRICS,
+    *CATCH_UP_METRICS,
     *LIMITER_METRICS,
 )

@@ -19,6 +19,12 @@ def _words(*words: str) -> str:
     return ", ".join(f"'{word}'" for word in words)
 
 
+# The first four bytes of a sealed value (chassis.sealing).
+_KEY_VERSION = """CASE WHEN octet_length(sealed) < 4 THEN 0
+    ELSE (get_byte(sealed, 0) << 24) | (get_byte(sealed, 1) << 16) | (get_byte(sealed, 2) << 8)
+         | get_byte(sealed, 3) END"""
+
+
 class Base(SQLModel, registry=service_registry()):
     """Base of the sync worker's tables."""
 
@@ -66,6 +72,10 @@ class Credential(Base, table=True):
 
     One version of a kind is active. `expires_at` and `refresh_after` are those of tokens. Whoever holds the lease, by
     the database's clock, may ask for the next token; `failed_at` is when that went wrong last.
+
+    At `due_at` a `next` one is abandoned and a `draining` one ends; `requested_by` asked for the rotation, `old_check`
+    says whether the provider still took a credential after it was replaced (`refused`, `still_accepted`,
+    `not_probed`). `key_version` is that of the key that wraps it, read from `sealed`.
     """
 
     __tablename__ = "credentials"
@@ -82,6 +92,8 @@ class Credential(Base, table=True):
             "refresh_after",
             postgresql_where=sa.text("state = 'active' AND refresh_after IS NOT NULL"),
         ),
+        sa.Index("ix_credentials_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")),
+        sa.Index("ix_credentials_key_version", "key_version", postgresql_where=sa.text("sealed <> ''")),
     )
 
     connection: UUID = Field(primary_key=True, foreign_key="connections.id")
@@ -95,6 +107,10 @@ class Credential(Base, table=True):
     lease_owner: str = Field(default="", sa_type=sa.Text)
     lease_until: datetime | None = Field(default=None, sa_type=INSTANT)
     failed_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    due_at: datetime | None = Field(default=None, sa_type=INSTANT)
+    requested_by: str = Field(default="", sa_type=sa.Text)
+    old_check: str = Field(default="", sa_type=sa.Text)
+    key_version: int | None = Field(default=None, sa_column=sa.Column(sa.Integer, sa.Computed(_KEY_VERSION)))
 
 
 class OAuthFlow(Base, table=True):

@@ -13,6 +13,16 @@ class Settings(DatabaseSettings):
     """What the sync worker needs beyond the chassis."""
 
     keyring: Path = Field(description="keyring file that seals credentials and endpoints' secrets")
+    kms_url: str = Field(
+        default="",
+        pattern=r"^(https://[^/]+|http://127\.0\.0\.1:[0-9]+)?$",
+        description="Vault or OpenBao whose transit engine wraps the keys of credentials. Empty: the keyring file does",
+    )
+    kms_key: str = Field(default="patchbay", min_length=1, description="name of the transit key, of type aes256-gcm96")
+    kms_token_file: Path = Field(default=Path(".run/kms-token"), description="file with the token for the KMS")
+    kms_ca_file: Path | None = Field(
+        default=None, description="authority of the KMS's certificate. Empty: those that the machine trusts"
+    )
     public_gateway_url: str = Field(
         pattern=r"^https?://[^/]+$", description="base of webhook URLs as providers see them, without a path"
     )
@@ -30,6 +40,12 @@ class Settings(DatabaseSettings):
         default=Path(".run/claims"), description="claim-check store of the gateway: bodies too large for a record"
     )
     executors: int = Field(default=64, ge=1, le=1024, description="provider calls in flight per process")
+    catch_up_interval_s: float = Field(
+        default=900.0, ge=30, description="how often a provider's feed is read for events that were missed, in seconds"
+    )
+    subscription_check_s: float = Field(
+        default=21_600.0, ge=60, description="how often subscriptions are compared with the provider's list, in seconds"
+    )
     endpoint_max_body_bytes: int = Field(
         default=10 * 1024 * 1024, gt=0, description="greatest body limit of an endpoint; what the gateway takes at most"
     )

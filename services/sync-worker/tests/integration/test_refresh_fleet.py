@@ -38,6 +38,13 @@ async def test_no_family_is_lost_and_every_end_has_one_refresh(oauth: Any, monke
         return answer
 
     monkeypatch.setattr(TokenEndpoint, "post", stop_once)
+    # All workers of this test share one pool of connections, which each has for itself outside of it.
+    slots = asyncio.Semaphore(100)
+
+    async def account_of(parts: Any, connection: Any) -> Any:
+        async with slots:
+            return await parts.tokens.account(connection, wait_s=60)
+
     for _ in range(ROUNDS):
         for connection in connections:
             await oauth.end_tokens(connection)
@@ -45,7 +52,7 @@ async def test_no_family_is_lost_and_every_end_has_one_refresh(oauth: Any, monke
             for connection in connections:
                 parts.tokens.forget(connection)
         asked = [
-            fleet[(number + turn) % WORKERS].tokens.account(connection, wait_s=60)
+            account_of(fleet[(number + turn) % WORKERS], connection)
             for number, connection in enumerate(connections)
             for turn in range(3)
         ]

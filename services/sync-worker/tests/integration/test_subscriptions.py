@@ -111,7 +111,7 @@ class Line:
 
     def asked(self) -> list[str]:
         """Return the methods that were used since the last look."""
-        found = [request.method for request in self.requests]
+        found: list[str] = [request.method for request in self.requests]
         self.requests.clear()
         return found
 

@@ -37,6 +37,7 @@ from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfig
 from contracts.topics import (
     GATEWAY_CODES,
     GATEWAY_EVENTS,
+    GATEWAY_SILENCES,
     HEALTH_QUOTAS,
     HEALTH_ROUTES,
     ORCHESTRATOR_COMMANDS,
@@ -54,6 +55,14 @@ from sync_worker.settings import Settings
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+READ = (
+    *GATEWAY_EVENTS.values(),
+    *ORCHESTRATOR_COMMANDS.values(),
+    HEALTH_ROUTES,
+    HEALTH_QUOTAS,
+    GATEWAY_CODES,
+    GATEWAY_SILENCES,
+)
 
 
 @dataclass(frozen=True)
@@ -125,8 +134,7 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
 ) -> None:
     assert fakes
     written = (SYNC_CALLS, SYNC_QUOTA_USAGE, SYNC_CHANGES, SYNC_ENDPOINTS, SYNC_RESULTS, PLATFORM_AUDIT)
-    read = (*GATEWAY_EVENTS.values(), *ORCHESTRATOR_COMMANDS.values(), HEALTH_ROUTES, HEALTH_QUOTAS, GATEWAY_CODES)
-    await declared_topics(servers.kafka, *written, *read)
+    await declared_topics(servers.kafka, *written, *READ)
     external_id, requests = uuid4().hex, list[str]()
     async with provider(requests) as provider_url:
         settings = Settings(
@@ -182,14 +190,7 @@ async def test_a_change_of_configuration_is_on_the_topic_within_a_second(
     assert fakes
     await declared_topics(servers.kafka, SYNC_ENDPOINTS, PLATFORM_AUDIT, SYNC_CALLS, SYNC_CHANGES, SYNC_RESULTS)
     await declared_topics(servers.kafka, SYNC_QUOTA_USAGE)
-    await declared_topics(
-        servers.kafka,
-        *GATEWAY_EVENTS.values(),
-        GATEWAY_CODES,
-        *ORCHESTRATOR_COMMANDS.values(),
-        HEALTH_ROUTES,
-        HEALTH_QUOTAS,
-    )
+    await declared_topics(servers.kafka, *READ)
     settings = Settings(
         **issuer.settings(),
         kafka_bootstrap=servers.kafka,

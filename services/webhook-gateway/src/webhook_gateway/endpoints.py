@@ -17,16 +17,16 @@ from chassis.telemetry.metrics import gauge
 from contracts.codec import decode
 from contracts.envelope import SPEC_VERSION, Envelope
 from contracts.errors import Invalid
-from contracts.events.gateway import DELIVERY_ACCEPTED
+from contracts.events.gateway import DELIVERY_ACCEPTED, delivery_source
 from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
 from providers import registry
+from providers.lanes import Classifier
 from providers.manifest import MtlsSignature
 from providers.provider import Provider
 from providers.sdk import Secret, Verifier
 from providers.splitting import Splitter
 from webhook_gateway.addresses import Network, networks
 from webhook_gateway.answers import Answer, accepted
-from webhook_gateway.lanes import Classifier
 from webhook_gateway.metrics import ENDPOINTS
 
 log = logger(__name__)
@@ -153,7 +153,7 @@ class EndpointRegistry:
             headers=(
                 ("ce_specversion", SPEC_VERSION.encode()),
                 ("ce_type", DELIVERY_ACCEPTED.encode()),
-                ("ce_source", f"{SOURCE}/{provider.slug}/{connection}".encode()),
+                ("ce_source", delivery_source(provider.slug, connection).encode()),
                 ("ce_provider", provider.slug.encode()),
                 ("ce_endpoint", configured.endpoint.encode()),
                 ("ce_connection", connection.encode()),

@@ -25,7 +25,8 @@ from contracts.events.base import Event
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes, DeliveryRejected, DeliveryRepeated
 from contracts.events.orchestrator import SagaAdvanced
 from contracts.events.sync import CommandAnswered, PaymentChanged
-from webhook_gateway import cards, privacy
+from providers import cards
+from webhook_gateway import privacy
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.metrics import LEDGER_DELIVERIES
 from webhook_gateway.models import Effect
@@ -128,9 +129,11 @@ class Handlers:
             event = (delivery.endpoint, delivery.event_id)
             first = known.get(event)
             if first is None:
-                known[event] = deliveries.KnownEvent(delivery.id, delivery.event_sha256)
+                known[event] = deliveries.KnownEvent(delivery.id, delivery.event_sha256, delivery.origin)
             elif first.delivery != delivery.id:
-                delivery.outcome = "duplicate" if first.sha256 == delivery.event_sha256 else "conflict"
+                # A vendor's list need not spell an event as its webhook did, byte for byte.
+                alike = first.sha256 == delivery.event_sha256 or "reconcile" in (first.origin, delivery.origin)
+                delivery.outcome = "duplicate" if alike else "conflict"
                 delivery.first_delivery = first.delivery
 
     def _tell(self, new: Sequence[Delivery]) -> None:

@@ -21,24 +21,23 @@ from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import bound_counter
 from chassis.telemetry.traces import begin_trace
 from contracts.errors import Invalid, Transient
+from contracts.events.gateway import UNREADABLE_TYPE
 from contracts.topics import GATEWAY_EVENTS, Lane
+from providers.cards import find_cards, mask
 from providers.sdk import InboundRequest, Refused, Verified, WebhookItem
+from providers.tenants import tenant_of
 from webhook_gateway.admission import Admission
 from webhook_gateway.answers import Answer, problem, too_many, unavailable
 from webhook_gateway.arrival import Arrival
-from webhook_gateway.cards import find_cards, mask
 from webhook_gateway.dedup import DedupMemory, Seen, event_key, fingerprint
 from webhook_gateway.endpoints import Endpoint
 from webhook_gateway.metrics import CARDS, CONFLICTS, DELIVERIES, KEY_MATCHES, REPEATED
 from webhook_gateway.records import Body, Event, Record, is_xml, records, repeated
 from webhook_gateway.rejections import Rejections
-from webhook_gateway.tenants import tenant_of
 from webhook_gateway.verification import Gate
 
 log = logger(__name__)
 
-# A verified body that its manifest cannot read is still the provider's word: it is kept under this type.
-UNREADABLE_TYPE: Final = "unreadable"
 # Longer than any horizon that is published (75 h), for providers that publish none.
 UNKNOWN_HORIZON_H: Final = 96.0
 # On top of the provider's own horizon: a retry may wait in its queue, and we may be away for a day.
@@ -188,7 +187,7 @@ class Ingest:
 
     def _event(self, arrival: Arrival, item: WebhookItem) -> Event:
         endpoint = arrival.endpoint
-        tenant = tenant_of(endpoint, item)
+        tenant = tenant_of(endpoint.configured.tenant, endpoint.configured.tenant_routes, item)
         return Event(
             item=item,
             tenant=tenant,

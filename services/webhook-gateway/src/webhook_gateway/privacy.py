@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from providers import cards
 from providers.reading import at
-from webhook_gateway import cards
 from webhook_gateway.hidden import Hidden
 
 HIDDEN: Final = "[redacted]"

@@ -22,16 +22,16 @@ from contracts.codec import encode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid, Transient
 from contracts.events.sync import EndpointConfigured
+from providers.cards import find_cards, mask
 from providers.sdk import InboundRequest, Refused, Verified, WebhookItem
+from providers.tenants import tenant_of
 from webhook_gateway import audit, privacy
 from webhook_gateway.arrival import Arrival
-from webhook_gateway.cards import find_cards, mask
 from webhook_gateway.dedup import Seen
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.endpoints import Endpoint, EndpointRegistry
 from webhook_gateway.records import Body, Event, Record, records
 from webhook_gateway.repository import deliveries
-from webhook_gateway.tenants import tenant_of
 
 SOURCE: Final = "patchbay/webhook-gateway"
 # How the lane records say what they are; later headers win over earlier ones of the same name.
@@ -140,11 +140,11 @@ def _refused(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(arrival: Arrival, verified: Verified, now: datetime) -> list[Record]:
-    body = _body(arrival)
+    body, configured = _body(arrival), arrival.endpoint.configured
     events = [
         Event(
             item=item,
-            tenant=tenant_of(arrival.endpoint, item),
+            tenant=tenant_of(configured.tenant, configured.tenant_routes, item),
             lane=arrival.endpoint.classifier.lane(item, arrival.received_at),
             key=b"",
             seen=Seen(arrival.delivery, b""),

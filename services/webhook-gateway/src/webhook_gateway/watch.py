@@ -16,6 +16,8 @@ from chassis.db.connection import Connection, is_retryable, is_unavailable
 from chassis.db.database import Database
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
+from contracts.events.gateway import SourceFellSilent
+from contracts.topics import GATEWAY_SILENCES
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.metrics import LEDGER_DEAD_LETTERS, LEDGER_ISSUES
 from webhook_gateway.repository import analytics, deadletters, issues, shapes
@@ -131,7 +133,10 @@ class Watch:
             await self._relearn(uow.connection, speakers, now)
             opened = await issues.unresolved(uow.connection, "silence")
             silent = {one["endpoint"]: report for one in speakers if (report := self._silence(one, now)) is not None}
-            await issues.report(uow.connection, [report for name, report in silent.items() if name not in opened])
+            fallen = [report for name, report in silent.items() if name not in opened]
+            await issues.report(uow.connection, fallen)
+            for report in fallen:
+                uow.emit(GATEWAY_SILENCES, report.endpoint, _fell_silent(report), tenant=report.tenant)
             over = await issues.resolve(uow.connection, "silence", sorted(opened.keys() - silent.keys()), now)
         for endpoint in silent.keys() - opened.keys():
             log.warning("source_silent", endpoint=endpoint)
@@ -231,6 +236,17 @@ class Watch:
 async def _is_mine(connection: Connection) -> bool:
     """Tell whether no other replica looks at this moment; it is this one's look until the transaction ends."""
     return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK))
+
+
+def _fell_silent(report: Report) -> SourceFellSilent:
+    """Return the news for whoever can fetch what was missed."""
+    return SourceFellSilent(
+        endpoint=report.endpoint,
+        tenant=report.tenant,
+        provider=report.provider,
+        last_at=datetime.fromisoformat(report.detail["last_at"]),
+        at=report.at,
+    )
 
 
 def _drift_report(key: ShapeKey, drift: Drift, now: datetime) -> Report:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhook_gateway.cards import find_cards, is_card, mask
+from providers.cards import find_cards, is_card, mask
 
 PUBLISHED = (
     "4111111111111111",

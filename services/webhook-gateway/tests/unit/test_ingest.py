@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.events.gateway import UNREADABLE_TYPE
 from contracts.topics import GATEWAY_EVENTS, GATEWAY_REJECTIONS, Lane
 from providers import registry
 from providers.conformance import fixtures_for, variants
 from providers.fixtures import Fixture
 from providers.provider import Provider
-from webhook_gateway.ingest import UNREADABLE_TYPE
 
 pytestmark = pytest.mark.asyncio
 

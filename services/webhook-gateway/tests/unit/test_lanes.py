@@ -11,9 +11,9 @@ import pytest
 from contracts.events.sync import EndpointLaneRule
 from contracts.topics import Lane
 from providers import registry
+from providers.lanes import Classifier
 from providers.provider import Provider
 from providers.sdk import WebhookItem
-from webhook_gateway.lanes import Classifier
 
 NOW = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
 WEBHOOKS = [p for p in registry.all_providers() if p.manifest.webhook]

@@ -196,7 +196,8 @@ async def ask_again(connection: Connection, origin: str, now: datetime, limit: i
     rows = await connection.fetch(
         f"""WITH due AS (SELECT key FROM effects WHERE origin = $1 AND state IN ('reserved', 'unknown')
                              AND attempt = answered AND code NOT IN ('needs_settlement', 'expired')
-                             AND updated_at < $2::timestamptz - least(make_interval(secs => 2 ^ least(attempt, 9)), '5 min')
+                             AND updated_at < $2::timestamptz
+                                 - least(make_interval(secs => 2 ^ least(attempt, 9)), '5 min')
                          ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED)
             UPDATE effects SET attempt = attempt + 1 FROM due WHERE effects.key = due.key
             RETURNING {", ".join(f"effects.{name}" for name in _COLUMNS)}""",  # noqa: S608 (names, never values)

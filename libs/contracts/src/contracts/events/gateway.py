@@ -23,6 +23,8 @@ from contracts.errors import Invalid
 from contracts.events.base import Event, Instant
 
 DELIVERY_ACCEPTED: Final = "delivery.accepted.v1"
+# A verified body that its manifest cannot read is still the provider's word: it is kept under this type.
+UNREADABLE_TYPE: Final = "unreadable"
 
 # Why a delivery was refused; the same words are the `reason` label of the gateway's metrics.
 RejectionReason = Literal[
@@ -198,6 +200,14 @@ def _instant(text: str) -> datetime:
     return parsed
 
 
+def delivery_source(provider: str, connection: str) -> str:
+    """Return the CloudEvents source of a connection's deliveries; with the event's id it is what consumers know it by.
+
+    Equal for whoever writes the delivery, so that an event that is fetched later is absorbed if it did arrive.
+    """
+    return f"patchbay/webhook-gateway/{provider}/{connection}"
+
+
 class DeliveryRejected(Event):
     """A delivery was refused; kept so that an operator can see why and verify it again after a fix.
 
@@ -240,6 +250,21 @@ class DeliveryRepeated(Event):
     key_id: str
     received_at: Instant
     body_sha256: str
+
+
+class SourceFellSilent(Event):
+    """An endpoint that normally speaks has not for longer than its rhythm explains; what it missed should be fetched.
+
+    `last_at` is when its last delivery came.
+    """
+
+    TYPE: ClassVar[str] = "source.silent.v1"
+
+    endpoint: str
+    tenant: str
+    provider: str
+    last_at: Instant
+    at: Instant
 
 
 class AdmissionChanged(Event):

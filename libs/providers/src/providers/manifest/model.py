@@ -80,13 +80,17 @@ class Manifest(Strict):
                     self._needs_secret(name, "api")
                 if options_of(method) - set(self.options):
                     raise ValueError(f"[options] lack {sorted(options_of(method) - set(self.options))}")
-        elif self.operations or self.feeds or self.subscriptions or self.health is not None:
-            raise ValueError("operations, feeds, subscriptions and health need [api]")
-        if (self.feeds or self.subscriptions) and self.webhook is None:
-            raise ValueError("feeds and subscriptions need [webhook]")
+        elif self.operations or self.health is not None:
+            raise ValueError("operations and health need [api]")
         missing = {operation.capability for operation in self.operations} - set(self.capabilities)
         if missing:
             raise ValueError(f"capabilities lack {sorted(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _feeds_have_a_source_and_a_target(self) -> Self:
+        if (self.feeds or self.subscriptions) and (self.api is None or self.webhook is None):
+            raise ValueError("feeds and subscriptions need [api] and [webhook]")
         return self
 
     def _needs_secret(self, name: str, use: Literal["webhook", "api"]) -> None:

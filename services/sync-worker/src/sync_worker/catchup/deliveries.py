@@ -14,7 +14,8 @@ from typing import Final
 
 from chassis.claims import ClaimStore
 from contracts.envelope import Envelope
-from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes, delivery_source
+from contracts.errors import Invalid
+from contracts.events.gateway import DELIVERY_ACCEPTED, UNREADABLE_TYPE, DeliveryAttributes, delivery_source
 from contracts.events.sync import EndpointLaneRule, TenantRoutes
 from contracts.ids import entity_key, uuid7
 from contracts.topics import GATEWAY_EVENTS, Lane, Topic
@@ -79,10 +80,14 @@ class Target:
 async def fetched(target: Target, delivery: InboundRequest, claims: ClaimStore, now: datetime) -> list[Fetched]:
     """Return the messages of a delivery that was made of a feed's item.
 
-    Raises `Invalid` (`undecodable_body`) for what the manifest cannot read, and `Transient`
+    What the manifest cannot read is delivered as such, as the gateway does. Raises `Transient`
     (`claim_store_unavailable`) when a large event cannot be stored.
     """
-    items = target.provider.split(delivery, target.options)
+    try:
+        items = target.provider.split(delivery, target.options)
+    except Invalid:
+        body = delivery.body
+        items = [WebhookItem(hashlib.sha256(body).hexdigest(), UNREADABLE_TYPE, None, body)]
     return [await _message(target, item, claims, now) for item in items]
 
 

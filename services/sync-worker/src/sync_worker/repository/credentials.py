@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from chassis.db import connection as db
@@ -160,3 +160,147 @@ async def due(connection: db.Connection, limit: int, cooldown_s: float) -> list[
         cooldown_s,
     )
     return [(row["connection"], row["version"]) for row in rows]
+
+
+async def prepare(connection: db.Connection, new: Sequence[Credential], *, requested_by: str, abandon_s: float) -> None:
+    """Store credentials as `next`: they are used by nobody yet, and dropped after `abandon_s`."""
+    await insert(connection, new)
+    await connection.executemany(
+        """UPDATE credentials SET requested_by = $4, due_at = clock_timestamp() + $5 * interval '1 second'
+           WHERE connection = $1 AND kind = $2 AND version = $3""",
+        [(one.connection, one.kind, one.version, requested_by, abandon_s) for one in new],
+    )
+
+
+async def in_rotation(connection: db.Connection, connection_id: UUID) -> list[Credential]:
+    """Return the `next` and `draining` credentials of a connection."""
+    rows = await connection.fetch(
+        "SELECT * FROM credentials WHERE connection = $1 AND state IN ('next', 'draining') ORDER BY kind, version",
+        connection_id,
+    )
+    return [Credential(**dict(row)) for row in rows]
+
+
+async def flip(connection: db.Connection, connection_id: UUID, drain_s: float) -> dict[str, int]:
+    """Make the `next` credentials of a connection active and let the ones before drain for `drain_s`.
+
+    Returns the versions that are active now; the caller holds the connection's row and knows that there are some.
+    """
+    await connection.execute(
+        """UPDATE credentials SET state = 'draining', due_at = clock_timestamp() + $2 * interval '1 second'
+           WHERE connection = $1 AND state = 'active'
+               AND kind IN (SELECT kind FROM credentials WHERE connection = $1 AND state = 'next')""",
+        *(connection_id, drain_s),
+    )
+    rows = await connection.fetch(
+        """UPDATE credentials SET state = 'active', due_at = NULL WHERE connection = $1 AND state = 'next'
+           RETURNING kind, version""",
+        connection_id,
+    )
+    return {row["kind"]: row["version"] for row in rows}
+
+
+async def drain_tokens(connection: db.Connection, old: Credential, drain_s: float) -> None:
+    """Keep tokens that have just been replaced, so that they can be ended at the provider after `drain_s`."""
+    await connection.execute(
+        """INSERT INTO credentials (connection, kind, version, tenant, state, sealed, expires_at, due_at)
+           VALUES ($1, $2, $3, $4, 'draining', $5, $6, clock_timestamp() + $7 * interval '1 second')""",
+        *(old.connection, old.kind, old.version, old.tenant, old.sealed, old.expires_at, drain_s),
+    )
+
+
+async def drop_next(connection: db.Connection, connection_id: UUID, *, due_only: bool = False) -> dict[str, int]:
+    """Delete the `next` credentials of a connection, or only those that are abandoned; returns what there was."""
+    rows = await connection.fetch(
+        """DELETE FROM credentials WHERE connection = $1 AND state = 'next'
+               AND (NOT $2 OR due_at <= clock_timestamp()) RETURNING kind, version""",
+        *(connection_id, due_only),
+    )
+    return {row["kind"]: row["version"] for row in rows}
+
+
+async def rotations_due(connection: db.Connection, limit: int) -> list[tuple[UUID, str]]:
+    """Return connections with credentials to be dropped (`next`) or ended (`draining`), earliest first."""
+    rows = await connection.fetch(
+        """SELECT connection, state FROM credentials
+           WHERE due_at <= clock_timestamp() AND state IN ('next', 'draining')
+               AND (lease_until IS NULL OR lease_until < clock_timestamp())
+           GROUP BY connection, state ORDER BY min(due_at) LIMIT $1""",
+        limit,
+    )
+    return [(row["connection"], row["state"]) for row in rows]
+
+
+async def claim_draining(
+    connection: db.Connection, connection_id: UUID, owner: str, *, lease_s: float
+) -> list[Credential]:
+    """Take the lease on the drained credentials of a connection and return them; empty when another has it."""
+    rows = await connection.fetch(
+        """UPDATE credentials SET lease_owner = $2, lease_until = clock_timestamp() + $3 * interval '1 second'
+           WHERE connection = $1 AND state = 'draining' AND due_at <= clock_timestamp()
+               AND (lease_until IS NULL OR lease_until < clock_timestamp()) RETURNING *""",
+        *(connection_id, owner, lease_s),
+    )
+    return [Credential(**dict(row)) for row in rows]
+
+
+async def end_draining(connection: db.Connection, connection_id: UUID, owner: str, old_check: str) -> dict[str, int]:
+    """Revoke the drained credentials that `owner` has the lease on; their text is gone. Returns which they were."""
+    rows = await connection.fetch(
+        """UPDATE credentials SET state = 'revoked', sealed = '', due_at = NULL, lease_owner = '', lease_until = NULL,
+               old_check = $3
+           WHERE connection = $1 AND state = 'draining' AND lease_owner = $2 RETURNING kind, version""",
+        *(connection_id, owner, old_check),
+    )
+    return {row["kind"]: row["version"] for row in rows}
+
+
+async def versions(connection: db.Connection, connection_id: UUID) -> list[dict[str, Any]]:
+    """Return every version of the credentials of a connection for people, newest first; nothing of their text."""
+    rows = await connection.fetch(
+        """SELECT kind, version, state, expires_at, due_at, requested_by, old_check, key_version FROM credentials
+           WHERE connection = $1 ORDER BY kind, version DESC""",
+        connection_id,
+    )
+    return [dict(row) for row in rows]
+
+
+async def on_old_keys(
+    connection: db.Connection, key_version: int, after: Credential | None, limit: int
+) -> list[Credential]:
+    """Return credentials that an older key wraps than `key_version`, those that follow `after` in order of the key."""
+    rows = await connection.fetch(
+        """SELECT * FROM credentials WHERE sealed <> '' AND key_version < $1
+               AND ($2::uuid IS NULL OR (connection, kind, version) > ($2, $3, $4))
+           ORDER BY connection, kind, version LIMIT $5""",
+        *(key_version, *((after.connection, after.kind, after.version) if after else (None, None, None)), limit),
+    )
+    return [Credential(**dict(row)) for row in rows]
+
+
+async def count_on_old_keys(connection: db.Connection, key_version: int) -> int:
+    """Return how many credentials an older key wraps than `key_version`."""
+    found: int = await connection.fetchval(
+        "SELECT count(*) FROM credentials WHERE sealed <> '' AND key_version < $1", key_version
+    )
+    return found
+
+
+async def rewrap(connection: db.Connection, old: Credential, sealed: bytes) -> bool:
+    """Replace a sealed value by the same one under another key; False when it was replaced or ended meanwhile."""
+    done = await connection.fetchval(
+        """UPDATE credentials SET sealed = $5 WHERE connection = $1 AND kind = $2 AND version = $3 AND sealed = $4
+           RETURNING 1""",
+        *(old.connection, old.kind, old.version, old.sealed, sealed),
+    )
+    return done is not None
+
+
+async def earliest_expiry(connection: db.Connection) -> dict[str, datetime]:
+    """Return when the first token ends, by provider, of connections that are not over."""
+    rows = await connection.fetch(
+        """SELECT c.provider, min(t.expires_at) AS ends FROM credentials t JOIN connections c ON c.id = t.connection
+           WHERE t.state = 'active' AND t.expires_at IS NOT NULL AND c.state NOT IN ('revoked', 'erased')
+           GROUP BY c.provider"""
+    )
+    return {row["provider"]: row["ends"] for row in rows}

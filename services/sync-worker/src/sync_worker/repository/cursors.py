@@ -14,15 +14,15 @@ from uuid import UUID
 
 from chassis.db import connection as db
 from providers.feeds import Window
-from sync_worker.connections.states import CALLABLE
+from sync_worker.connections.states import CALLABLE, ENDED
 from sync_worker.models import Cursor
 
 _CALLABLE: Final = sorted(CALLABLE)
+_ENDED: Final = sorted(ENDED)
 Spent = Literal["spent", "budget", "lost"]
-# The inbox of this consumer says which events did arrive.
 _SHOWN: Final = """stream, window_from, window_until, calls_day, calls, found, missed, last_run_at, due_at, error,
-    (SELECT coalesce(jsonb_agg(jsonb_build_object('from', lower(span), 'until', upper(span)) ORDER BY lower(span)), '[]')
-     FROM unnest(done) AS span) AS done, lease_until > clock_timestamp() AS running"""
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('from', lower(span), 'until', upper(span)) ORDER BY lower(span)),
+                     '[]') FROM unnest(done) AS span) AS done, lease_until > clock_timestamp() AS running"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,13 @@ class Lease:
 
 
 async def ensure(connection: db.Connection, streams: dict[str, list[str]], due_at: datetime) -> None:
-    """Add the cursors that are missing: one for each connection that may be called, and feed of its provider."""
+    """Add the cursors that are missing: one for each connection that may be called, and feed of its provider.
+
+    Those of connections that are over for good go.
+    """
+    await connection.execute(
+        "DELETE FROM cursors USING connections c WHERE c.id = cursors.connection AND c.state = ANY($1)", _ENDED
+    )
     pairs = [(provider, stream) for provider, names in streams.items() for stream in names]
     await connection.execute(
         """INSERT INTO cursors (connection, stream, tenant, due_at)

@@ -73,10 +73,10 @@ async def count(connection: Connection, deliveries: Iterable[Delivery]) -> None:
 
 
 async def hear(connection: Connection, deliveries: Iterable[Delivery]) -> None:
-    """Note when the endpoints of verified deliveries spoke last."""
+    """Note when the endpoints of verified deliveries spoke last; what had to be fetched is not speech."""
     heard: dict[str, tuple[str, str, datetime, datetime]] = {}
     for one in deliveries:
-        if one.outcome != "rejected":
+        if one.outcome != "rejected" and one.origin != "reconcile":
             known = heard.get(one.endpoint)
             first, last = (known[2], known[3]) if known else (one.received_at, one.received_at)
             heard[one.endpoint] = (one.provider, one.tenant, min(first, one.received_at), max(last, one.received_at))

@@ -52,10 +52,11 @@ Place = tuple[UUID, int, datetime]
 
 @dataclass(frozen=True, slots=True)
 class KnownEvent:
-    """The first delivery of an event, and the hash of the event's own bytes."""
+    """The first delivery of an event, the hash of the event's own bytes, and where it came from."""
 
     delivery: UUID
     sha256: str
+    origin: str
 
 
 async def insert(connection: Connection, deliveries: Sequence[Delivery]) -> set[Place]:
@@ -84,7 +85,7 @@ async def known_events(
 ) -> dict[tuple[str, str], KnownEvent]:
     """Return the first delivery of each known (endpoint, event id), of those within `EVENT_MEMORY` before `since`."""
     rows = await connection.fetch(
-        """SELECT DISTINCT ON (endpoint, event_id) endpoint, event_id, id, event_sha256 FROM deliveries
+        """SELECT DISTINCT ON (endpoint, event_id) endpoint, event_id, id, event_sha256, origin FROM deliveries
            JOIN unnest($1::text[], $2::text[]) AS wanted (wanted_endpoint, wanted_event)
              ON endpoint = wanted_endpoint AND event_id = wanted_event
            WHERE event_id <> '' AND outcome IN ('accepted', 'held') AND received_at >= $3
@@ -93,7 +94,9 @@ async def known_events(
         [event for _, event in events],
         since - EVENT_MEMORY,
     )
-    return {(row["endpoint"], row["event_id"]): KnownEvent(row["id"], row["event_sha256"]) for row in rows}
+    return {
+        (row["endpoint"], row["event_id"]): KnownEvent(row["id"], row["event_sha256"], row["origin"]) for row in rows
+    }
 
 
 async def items_of(connection: Connection, delivery: UUID) -> list[dict[str, Any]]:

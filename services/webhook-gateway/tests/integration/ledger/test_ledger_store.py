@@ -48,6 +48,17 @@ async def test_the_same_event_with_another_body_is_a_conflict_and_an_issue(ledge
     assert (issue["subject"], issue["state"], issue["detail"]["event"]) == ("ep-1", "open", "e1")
 
 
+@pytest.mark.parametrize("fetched_first", [True, False])
+async def test_a_fetched_event_is_a_duplicate_however_its_vendor_spells_it(
+    ledger: Any, make: Any, *, fetched_first: bool
+) -> None:
+    facts = [{"origin": "reconcile", "body": b'{"amount":1}'}, {"body": b'{"amount": 1}'}]
+    for number, fact in enumerate(facts if fetched_first else reversed(facts)):
+        await ledger.store(make.accepted("e1", at=make.start + timedelta(seconds=number), **fact))
+    assert [one["outcome"] for one in await ledger.search()] == ["duplicate", "accepted"]
+    assert (await ledger.get("/v1/issues", kind="conflict"))["items"] == []
+
+
 async def test_items_of_two_batches_are_compared_by_themselves(ledger: Any, make: Any) -> None:
     batches = (b'[{"id":"a"},{"id":"b"}]', b'[{"id":"a"},{"id":"c"}]')
     for number, body in enumerate(batches):

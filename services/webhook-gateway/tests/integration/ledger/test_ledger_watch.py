@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from contracts.codec import decode
+from contracts.events.gateway import SourceFellSilent
 from contracts.ids import uuid7
+from contracts.topics import GATEWAY_SILENCES
 from webhook_gateway.shapes import LEARN_BODIES
 from webhook_gateway.silence import MIN_HISTORY
 
@@ -47,6 +50,12 @@ async def test_a_source_that_falls_silent_is_an_issue_until_it_speaks_again(ledg
         *("ep-1", "t1", 1),
         "learned",
     )
+    # Two looks, one message: whoever can fetch what was missed is told once.
+    [(_, key, told)] = await ledger.outbox(GATEWAY_SILENCES.name)
+    assert (key, told.tenant, decode(SourceFellSilent, told.data).provider) == ("ep-1", "t1", "acme")
+    await ledger.store(make.accepted("fetched", at=ledger.clock.now(), origin="reconcile"))
+    await ledger.watch.look_for_silence()
+    assert [one["state"] for one in await issues(ledger, kind="silence")] == ["open"]
     await ledger.store(make.accepted("again", at=ledger.clock.now()))
     await ledger.watch.look_for_silence()
     assert [one["state"] for one in await issues(ledger, kind="silence")] == ["resolved"]
