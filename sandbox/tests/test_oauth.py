@@ -40,7 +40,9 @@ async def approved(client: httpx.AsyncClient, slug: str = "square", **more: str)
 
 async def call(client: httpx.AsyncClient, asked: oauth.TokenCall, slug: str = "square") -> httpx.Response:
     body: dict[str, Any] = {"json" if asked.as_json else "data": dict(asked.fields)}
-    return await client.post(f"/{slug}{urlsplit(asked.url).path}", auth=asked.basic_auth or httpx.USE_CLIENT_DEFAULT, **body)
+    return await client.post(
+        f"/{slug}{urlsplit(asked.url).path}", auth=asked.basic_auth or httpx.USE_CLIENT_DEFAULT, **body
+    )
 
 
 async def exchanged(client: httpx.AsyncClient, slug: str = "square", **wrong: str) -> httpx.Response:

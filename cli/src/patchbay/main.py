@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from contracts.errors import Invalid
-from patchbay import conformance, endpoints, ledger, output, sending, tailing, traces
+from patchbay import (
+    conformance,
+    connections,
+    effects,
+    endpoints,
+    ledger,
+    output,
+    quotas,
+    routes,
+    sending,
+    tailing,
+    traces,
+)
 from patchbay import demo as demo_story
 from patchbay.client import Platform
 from patchbay.environment import CliError, load_environment
@@ -19,7 +31,12 @@ from providers.conformance import variants
 from providers.provider import Provider
 
 _typer = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a running Patchbay, and play with it.")
+_typer.add_typer(connections.commands, name="connections")
 _typer.add_typer(endpoints.commands, name="endpoints")
+_typer.add_typer(routes.commands, name="routes")
+_typer.add_typer(quotas.commands, name="quotas")
+_typer.add_typer(effects.commands, name="effects")
+_typer.command("run")(effects.run)
 _typer.command()(conformance.conformance)
 _typer.command()(ledger.deliveries)
 _typer.command()(ledger.reverify)
@@ -59,8 +76,7 @@ def providers() -> None:
         manifest = provider.manifest
         inbound = "webhook" if manifest.webhook else manifest.changes.how if manifest.changes else "-"
         schemes = ", ".join(_schemes(provider)) or "-"
-        operations = ", ".join(operation.name for operation in manifest.operations) or "-"
-        rows.append((provider.slug, manifest.name, manifest.tier, inbound, schemes, operations))
+        rows.append((provider.slug, manifest.name, manifest.tier, inbound, schemes, len(manifest.operations) or "-"))
     output.console().print(output.table(("slug", "name", "tier", "inbound", "scheme", "operations"), rows))
 
 

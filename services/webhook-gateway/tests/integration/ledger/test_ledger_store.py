@@ -52,7 +52,7 @@ async def test_the_same_event_with_another_body_is_a_conflict_and_an_issue(ledge
 async def test_a_fetched_event_is_a_duplicate_however_its_vendor_spells_it(
     ledger: Any, make: Any, *, fetched_first: bool
 ) -> None:
-    facts = [{"origin": "reconcile", "body": b'{"amount":1}'}, {"body": b'{"amount": 1}'}]
+    facts: list[dict[str, Any]] = [{"origin": "reconcile", "body": b'{"amount":1}'}, {"body": b'{"amount": 1}'}]
     for number, fact in enumerate(facts if fetched_first else reversed(facts)):
         await ledger.store(make.accepted("e1", at=make.start + timedelta(seconds=number), **fact))
     assert [one["outcome"] for one in await ledger.search()] == ["duplicate", "accepted"]
