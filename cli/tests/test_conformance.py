@@ -1,4 +1,4 @@
-"""`patchbay conformance` in process: every folder, and what a run looks like when a case fails."""
+"""`patchbay conformance` in process: every folder, inbound and outbound, and what a run with a failure looks like."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from patchbay import conformance, main
-from providers import registry
+from providers import outbound_conformance, registry
+from providers.outbound_conformance import Check
 
 SENDERS = [provider for provider in registry.all_providers() if provider.manifest.webhook is not None]
 SLUG = SENDERS[0].slug
+CALLED = [provider for provider in registry.all_providers() if provider.manifest.operations]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -72,6 +74,8 @@ def test_a_failed_case_is_named_and_ends_with_one(run: Run, monkeypatch: pytest.
         (("--provider", SLUG, "--url", "http://127.0.0.1:1/", "--secret-file", "/no/such/file"), "cannot be read"),
         (("--provider", SLUG, "--option", "nonsense"), "not NAME=VALUE"),
         (("--provider", SLUG, "--option", "nosuchoption=1"), "no option nosuchoption"),
+        (("--outbound", "--url", "http://127.0.0.1:1/"), "--outbound sends nothing"),
+        (("--outbound", "--provider", "nosuchprovider"), "no provider nosuchprovider"),
     ],
 )
 def test_a_run_that_cannot_be_made_says_why(run: Run, arguments: tuple[str, ...], why: str) -> None:
@@ -96,3 +100,35 @@ def test_an_endpoint_that_is_away_ends_with_one_and_the_secret_stays_untold(run:
     assert code == 1
     assert "does not answer" in complained
     assert file.read_text().strip() not in told + complained
+
+
+def test_every_folder_with_operations_conforms_outbound(run: Run) -> None:
+    code, told, _ = run("--outbound", "--json")
+    found: dict[str, Any] = json.loads(told)
+    assert (code, found["failed"]) == (0, 0), [one for one in found["cases"] if one["outcome"] == "failed"]
+    assert {one["provider"] for one in found["cases"]} == {provider.slug for provider in CALLED}
+    assert found["passed"] > 10 * len(CALLED)
+    assert all(one["detail"] for one in found["cases"] if one["outcome"] == "exempt")
+
+
+def test_an_outbound_failure_is_named_with_its_operation_and_ends_with_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = [
+        Check("payment.refund", "key", "there is no key"),
+        Check("payment.refund", "looks up", exempt="by a person"),
+        Check("", "classifies 429"),
+    ]
+    monkeypatch.setattr(outbound_conformance, "checks", lambda _: iter(checks))
+    code, told, _ = run("--outbound", "--provider", CALLED[0].slug)
+    assert code == 1
+    assert "payment.refund key: there is no key" in told
+    assert "by a person" in told
+    assert "1 passed, 1 exempt, 1 failed" in told
+
+
+def test_a_provider_without_operations_has_no_outbound_side(run: Run) -> None:
+    without = next(one.slug for one in registry.all_providers() if not one.manifest.operations)
+    code, _, told = run("--outbound", "--provider", without)
+    assert code == 1
+    assert f"{without} offers no operations" in told

@@ -1,4 +1,4 @@
-"""`patchbay conformance`: every case that a provider's endpoint must get right, in process or against a live one.
+"""`patchbay conformance`: every case that a provider's endpoint or its API must get right, in process or live.
 
 Must never take a secret as an argument, where the shell's history and `ps` would show it, nor print one.
 """
@@ -20,7 +20,7 @@ from chassis.clock import SystemClock
 from patchbay import output
 from patchbay.endpoints import SECRET_VARIABLE
 from patchbay.environment import CliError
-from providers import registry
+from providers import outbound_conformance, registry
 from providers.conformance import Case, Exemption, cases, failure, mismatches, variants
 from providers.provider import Provider
 from providers.sdk import InboundRequest, KeyPair
@@ -30,6 +30,7 @@ from sandbox.signing import http_arguments
 TIMEOUT_S: Final = 30.0
 # Beyond any difference of two clocks that are kept by NTP.
 MARGIN_S: Final = 60.0
+OUTBOUND: Final = "outbound"
 Outcome = Literal["passed", "exempt", "failed"]
 
 
@@ -55,7 +56,7 @@ class Target:
     margin_s: float = MARGIN_S
 
 
-def conformance(
+def conformance(  # lint-skip: PB007 each is an option of the command line
     *,
     provider: Annotated[str, typer.Option(help="one provider; all by default")] = "",
     url: Annotated[str, typer.Option(help="a live endpoint to send the cases to; use one that is for tests")] = "",
@@ -65,11 +66,16 @@ def conformance(
     ] = None,
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an option that the endpoint has")] = None,
     margin_s: Annotated[float, typer.Option(min=1, help="seconds that clocks may differ (with --url)")] = MARGIN_S,
+    outbound: Annotated[bool, typer.Option("--outbound", help="check calls to the providers' APIs instead")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object instead of a table")] = False,
 ) -> None:
-    """Check that endpoints answer as vendors demand; ends with 1 if a case failed."""
+    """Check that endpoints answer as vendors demand, or --outbound that calls are made so; ends with 1 on a failure."""
     options = options_of(option or ())
-    if url:
+    if outbound:
+        if url or registered_url or secret_file or option:
+            raise CliError("--outbound sends nothing: it goes with --provider and --json only")
+        results = [found for one in _callable(provider) for found in of_api(one)]
+    elif url:
         if not provider:
             raise CliError("--url needs --provider")
         target = Target(url, registered_url or url, _secret(secret_file), options, margin_s)
@@ -79,7 +85,7 @@ def conformance(
     _print(results, as_json=as_json)
     if any(one.outcome == "failed" for one in results):
         raise typer.Exit(1)
-    if all(one.outcome == "exempt" for one in results):
+    if not outbound and all(one.outcome == "exempt" for one in results):
         raise CliError("no case could be sent: only the vendor can sign for this endpoint")
 
 
@@ -95,6 +101,15 @@ def in_process(provider: Provider, options: Mapping[str, str] | None = None) -> 
                 continue
             wrong = failure(one, provider)
             yield Result(provider.slug, label, one.name, "failed" if wrong else "passed", wrong or "")
+
+
+def of_api(provider: Provider) -> Iterator[Result]:
+    """Check requests, answers, keys, look-ups, errors and limits of a provider's operations; nothing is sent."""
+    for one in outbound_conformance.checks(provider):
+        outcome: Outcome = "failed" if one.problem else "exempt" if one.exempt else "passed"
+        case = f"{one.operation} {one.name}".strip()
+        told = f"{case}: {one.problem}" if one.problem else one.exempt
+        yield Result(provider.slug, OUTBOUND, case, outcome, told)
 
 
 def live(provider: Provider, target: Target) -> Iterator[Result]:
@@ -159,6 +174,15 @@ def _sender(slug: str) -> Provider:
     if provider.manifest.webhook is None:
         raise CliError(f"{slug} sends no webhooks")
     return provider
+
+
+def _callable(slug: str) -> list[Provider]:
+    if not slug:
+        return [provider for provider in registry.all_providers() if provider.manifest.operations]
+    provider = registry.get(slug)
+    if not provider.manifest.operations:
+        raise CliError(f"{slug} offers no operations")
+    return [provider]
 
 
 def options_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from sync_worker.connections.refresh import next_refresh_in_s
 from sync_worker.connections.states import ENDED, ConnectionState, moved, working_state
 from sync_worker.connections.token_endpoint import TokenEndpoint
 from sync_worker.connections.tokens import Tokens
-from sync_worker.connections.vault import TokenPair, Vault
+from sync_worker.connections.vault import TokenPair
 from sync_worker.models import Connection, OAuthFlow
 from sync_worker.repository import connections, credentials, endpoints, oauth_flows
 from sync_worker.repository.credentials import Snapshot
@@ -74,7 +74,7 @@ class Authorisation:
     ) -> None:
         self._database = database
         self._keyring = keyring
-        self._vault = Vault(keyring)
+        self._vault = desk.vault
         self._desk = desk
         self._tokens = tokens
         self._endpoint = endpoint
@@ -157,6 +157,7 @@ class Authorisation:
     async def _exchange(self, flow: OAuthFlow, code: str, found: Snapshot, method: OAuth2Auth) -> oauth.Granted:
         verifier = self._keyring.open(flow.verifier, _place(flow.tenant, flow.connection, flow.state_hash))
         try:
+            await self._vault.prepare(found)
             account = self._vault.open_all(found)
             call = oauth.code_call(method, account, code=code, redirect_uri=flow.redirect_uri, verifier=verifier)
             status, body = await self._endpoint.post(found.connection.provider, call)

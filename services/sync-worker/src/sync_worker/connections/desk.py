@@ -36,7 +36,7 @@ class ConnectionDesk:
     """Changes connections; the caller commits."""
 
     def __init__(self, vault: Vault, endpoints_desk: Endpoints, clock: Clock) -> None:
-        self._vault = vault
+        self.vault = vault
         self._endpoints = endpoints_desk
         self._clock = clock
         self._audit = Audit(clock)
@@ -52,9 +52,9 @@ class ConnectionDesk:
         # Before the tenant's row: a change of the tree locks the tree first and rows after it.
         await tenants.lock_tree(uow.connection, shared=True)
         await tenants.ensure(uow.connection, new.tenant)
-        sealed = self._vault.seal(new.tenant, new.id, secrets)
+        sealed = self.vault.seal(new.tenant, new.id, secrets)
         if methods.tokens_of(provider, new.method) is not None:
-            sealed.append(self._vault.no_tokens(new.tenant, new.id))
+            sealed.append(self.vault.no_tokens(new.tenant, new.id))
         if not await connections.insert(uow.connection, new, sealed):
             return None
         self.record(uow, actor, "connection.created", new)
@@ -98,7 +98,7 @@ class ConnectionDesk:
         versions: dict[str, int] = {}
         for kind, value in secrets.items():
             versions[kind] = await credentials.next_version(uow.connection, found.id, kind)
-            (sealed,) = self._vault.seal(found.tenant, found.id, {kind: value}, versions[kind])
+            (sealed,) = self.vault.seal(found.tenant, found.id, {kind: value}, versions[kind])
             await credentials.supersede(uow.connection, sealed)
         provider = registry.get(found.provider)
         if methods.tokens_of(provider, found.method) is not None and not methods.code_flow(provider, found.method):

@@ -51,7 +51,7 @@ class Parts:
         surroundings: Surroundings,
     ) -> Parts:
         """Put the parts together; each call makes a lease owner of its own."""
-        vault = Vault(keyring)
+        vault = endpoints.vault
         endpoint = TokenEndpoint(base_url_override=surroundings.base_url_override)
         owner: UUID = uuid7()
         chosen = surroundings.timing

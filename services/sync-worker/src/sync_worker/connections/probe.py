@@ -38,13 +38,27 @@ class ConnectionTest:
 
         A refused token is renewed once on the way. Raises `Terminal` (`no_probe`, or why the call could not be made).
         """
+        result = await self.ask(found)
+        if result.meaning in _NOT_MADE:
+            raise Terminal(result.code or result.meaning, result.detail or "the call was not made")
+        status = result.response.status if result.response is not None else 0
+        noted = {"outcome": result.meaning, "status": status, "at": self._clock.now().isoformat()}
+        async with self._database.unit_of_work() as uow:
+            await connections.note_test(uow.connection, found.id, noted)
+        return noted
+
+    async def ask(self, found: Connection, account: Account | None = None) -> Result:
+        """Make the call and return how it ended; with `account` instead of the connection's credentials if given.
+
+        Raises `Terminal` (`no_probe`).
+        """
         provider = registry.get(found.provider)
         health = provider.manifest.health
         if health is None:
             raise Terminal("no_probe", f"{provider.slug} declares no cheap read to test with")
 
-        def build(account: Account) -> HttpRequest:
-            asked = provider.probe(account)
+        def build(asker: Account) -> HttpRequest:
+            asked = provider.probe(asker)
             if asked is None:
                 raise Terminal("no_probe", f"{provider.slug} declares no cheap read to test with")
             return asked
@@ -58,12 +72,6 @@ class ConnectionTest:
             build=build,
             timeout_s=health.probe.timeout_ms / 1000,
             probe=True,
+            account=account,
         )
-        result = await self._path.call(plan)
-        if result.meaning in _NOT_MADE:
-            raise Terminal(result.code or result.meaning, result.detail or "the call was not made")
-        status = result.response.status if result.response is not None else 0
-        noted = {"outcome": result.meaning, "status": status, "at": self._clock.now().isoformat()}
-        async with self._database.unit_of_work() as uow:
-            await connections.note_test(uow.connection, found.id, noted)
-        return noted
+        return await self._path.call(plan)

@@ -140,6 +140,7 @@ class Refresher:
         try:
             provider = registry.get(found.connection.provider)
             method = _method(provider, found.connection)
+            await self._vault.prepare(found)
             account, pair = self._vault.open_all(found), self._vault.open_tokens(tokens)
             if not can_refresh(method, pair):
                 return await self._refused(found, tokens, "token_expired")

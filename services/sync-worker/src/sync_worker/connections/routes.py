@@ -30,6 +30,7 @@ from sync_worker.connections.authorisation import CALLBACK_PATH, Callback, FlowD
 from sync_worker.connections.desk import Change, shown
 from sync_worker.connections.parts import Parts
 from sync_worker.connections.probe import ConnectionTest
+from sync_worker.connections.rotation import Rotations
 from sync_worker.connections.states import ConnectionState
 from sync_worker.models import Connection
 from sync_worker.repository import connections, credentials, endpoints
@@ -111,6 +112,7 @@ class ConnectionApi:
         given = {name: value.get_secret_value() for name, value in new.secrets.items()}
         method, options = self._checked(provider, new, given)
         actor = request.state.principal.subject
+        await self._parts.vault.prepare_tenant(new.tenant)
         authorising = methods.code_flow(provider, method) is not None
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -172,6 +174,7 @@ class ConnectionApi:
         """Give secrets their next version. Those of deliveries are rotated at the endpoint, without a gap."""
         new = await body_of(request, NewCredentials)
         given = {name: value.get_secret_value() for name, value in new.secrets.items()}
+        await self._prepare(request)
         actor = request.state.principal.subject
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -192,6 +195,7 @@ class ConnectionApi:
     async def revoke(self, request: Request) -> Response:
         """Revoke a connection: its secrets are deleted, its endpoints answer 404 from now on. Idempotent."""
         actor = request.state.principal.subject
+        await self._prepare(request)
         async with self._database.unit_of_work() as uow:
             # Before the first lock of a row, which gives the transaction its place in the outbox: in turn with whoever
             # publishes one of its endpoints, so that the tombstones come last.
@@ -218,6 +222,7 @@ class ConnectionApi:
     async def authorize(self, request: Request) -> Response:
         """Begin an authorisation, the first or another one: the address to send a person to, for ten minutes."""
         asked = await body_of(request, AuthorisationRequest) if await request.body() else AuthorisationRequest()
+        await self._prepare(request)
         async with self._database.unit_of_work() as uow:
             found = await self._locked(request, uow)
             actor = request.state.principal.subject
@@ -237,6 +242,13 @@ class ConnectionApi:
             return json_response(shown(await self._parts.authorisation.finish(callback)))
         except FlowDead as dead:
             raise Problem(dead.status, dead.code, dead.detail) from None
+
+    async def _prepare(self, request: Request) -> None:
+        """Have what opens the connection's credentials before a transaction begins: a KMS is asked over HTTP."""
+        async with self._database.connection() as connection:
+            found = await credentials.snapshot(connection, path_uuid(request, "connection_id"))
+        if found is not None:
+            await self._parts.vault.prepare(found)
 
     async def _locked(self, request: Request, uow: UnitOfWork) -> Connection:
         found = await connections.lock(uow.connection, path_uuid(request, "connection_id"))
@@ -284,6 +296,54 @@ def connection_routes(api: ConnectionApi, tokens: TokenVerifier) -> list[BaseRou
         Route(f"{one}/authorize", operator(api.authorize), methods=["POST"]),
         Route(f"{one}/credentials", operator(api.put_credentials), methods=["PUT"]),
         Route(CALLBACK_PATH, api.callback),
+    ]
+
+
+class RotationApi:
+    """Handlers of the rotation routes with what they need."""
+
+    def __init__(self, database: Database, rotations: Rotations) -> None:
+        self._database = database
+        self._rotations = rotations
+
+    async def rotate(self, request: Request) -> Response:
+        """Replace secrets without a failed call: 200 once the new ones are in use and the old ones drain.
+
+        422 `credential_refused` when the provider does not take them, 503 when it does not say; nothing has changed
+        then. A repeated request is a 409 `rotation_under_way` until the old ones have ended.
+        """
+        new = await body_of(request, NewCredentials)
+        given = {name: value.get_secret_value() for name, value in new.secrets.items()}
+        found = await self._visible(request)
+        _check_version(request, found.version)
+        try:
+            done = await self._rotations.rotate(found.id, given, request.state.principal.subject)
+        except Invalid as error:
+            raise invalid(error.field or "secrets", error.detail, error.code) from None
+        return json_response(
+            shown(done.connection) | {"credentials": done.versions, "draining_until": done.draining_until}
+        )
+
+    async def list_versions(self, request: Request) -> Response:
+        """List every version of the credentials of a connection with its state; their text never comes out."""
+        found = await self._visible(request)
+        async with self._database.connection() as connection:
+            return json_response({"data": await credentials.versions(connection, found.id)})
+
+    async def _visible(self, request: Request) -> Connection:
+        async with self._database.connection() as connection:
+            found = await connections.by_id(connection, path_uuid(request, "connection_id"))
+        if found is None:
+            raise not_found("connection")
+        return found
+
+
+def rotation_routes(api: RotationApi, tokens: TokenVerifier) -> list[BaseRoute]:
+    """Return the routes of credentials' versions and their rotation."""
+    path = "/v1/connections/{connection_id}/credentials"
+    return [
+        Route(path, requires(tokens, Role.VIEWER)(api.list_versions)),
+        Route(f"{path}/rotate", requires(tokens, Role.OPERATOR)(api.rotate), methods=["POST"]),
     ]
 
 

@@ -147,6 +147,7 @@ class Tokens:
             raise Terminal("needs_reauth", "the connection has to be authorised again")
         if found is None or found.connection.state not in CALLABLE:
             raise Terminal("no_connection", "the connection is not live")
+        await self._vault.prepare(found)
         return found
 
     def _holds(self, found: Snapshot) -> bool:

@@ -33,7 +33,6 @@ from sync_worker.outbound.route_table import RouteTable
 from sync_worker.payments import contact_place
 from sync_worker.repository import connections, payments
 
-
 # A connection that was revoked is refused by the call itself, so this only saves reading it for each command.
 HELD_S: Final = 1.0
 MAX_HELD: Final = 10_000

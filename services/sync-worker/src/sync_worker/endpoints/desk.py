@@ -51,9 +51,11 @@ Lasting = TypeVar("Lasting", EndpointKey, EndpointAddress)
 class Endpoints:
     """The acts, with what they need. All methods run in the caller's transaction."""
 
-    def __init__(self, keyring: Keyring, clock: Clock, gateway_url: str, limits: Limits) -> None:
+    def __init__(
+        self, keyring: Keyring, clock: Clock, gateway_url: str, limits: Limits, vault: Vault | None = None
+    ) -> None:
         self._keyring = keyring
-        self._vault = Vault(keyring)
+        self.vault = vault or Vault(keyring)
         self._clock = clock
         self._gateway_url = gateway_url
         self._audit = Audit(clock)
@@ -197,7 +199,7 @@ class Endpoints:
         """
         provider = registry.get(connection.provider)
         name = provider.webhook.secret
-        secrets = await self._vault.secrets(uow.connection, connection.id)
+        secrets = await self.vault.secrets(uow.connection, connection.id)
         secret = given if given is not None else secrets.get(name)
         if secret is None:
             raise Invalid("missing_secret", f"the connection has no {name}", field="secret")
@@ -219,7 +221,7 @@ class Endpoints:
 
     async def _check_new_key(self, uow: UnitOfWork, stored: Stored, secret: str) -> None:
         provider = registry.get(stored.provider)
-        secrets = await self._vault.secrets(uow.connection, stored.endpoint.connection)
+        secrets = await self.vault.secrets(uow.connection, stored.endpoint.connection)
         _usable(provider, {**secrets, provider.webhook.secret: secret}, "value")
         # A key that ends may be given once more, which is how an operator gives its sender more time.
         for key in (one for one in stored.keys if one.not_after is None):
@@ -232,7 +234,7 @@ class Endpoints:
                 raise Invalid("known_secret", f"this is the value of {key.key_id} already", field="value")
 
     async def _connection_secret(self, uow: UnitOfWork, stored: Stored) -> str:
-        secrets = await self._vault.secrets(uow.connection, stored.endpoint.connection)
+        secrets = await self.vault.secrets(uow.connection, stored.endpoint.connection)
         return secrets[registry.get(stored.provider).webhook.secret]
 
     def _seal(self, stored: Stored, key_id: str, secret: str) -> bytes:

@@ -52,7 +52,8 @@ class Plan:
 
     `build` makes the bare request for an account. `repeatable` calls may be sent twice without harm. `deadline` is when
     the caller no longer wants an answer; `attempt` counts from 1 over all attempts of one effect. A `probe` tests a
-    route, so it takes shut ones, and is never retried.
+    route, so it takes shut ones, and is never retried. `account` is used instead of the connection's own, and never
+    renewed: it tests credentials that are not active.
     """
 
     provider: Provider
@@ -71,6 +72,7 @@ class Plan:
     effect: str = ""
     probe: bool = False
     emergency: bool = False
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Path:
                 return Result("superseded")
             account = await self._credential(plan, account)  # 8
             result = await self._send(plan, account, path)  # 9, 10 and 11
-            if result.meaning == "credential":
+            if result.meaning == "credential" and plan.account is None:
                 return await self._with_new_credential(plan, account, path, result)
         except NotTried as reason:
             return reason.result
@@ -160,6 +162,8 @@ class Path:
 
     async def _connection(self, plan: Plan) -> Account:
         """(1) The connection is live, and its credentials can be opened."""
+        if plan.account is not None:
+            return plan.account
         try:
             return await self._tokens.account(plan.connection, wait_s=self._time_left(plan))
         except Terminal as error:
@@ -210,6 +214,8 @@ class Path:
 
     async def _credential(self, plan: Plan, account: Account) -> Account:
         """(8) The credential as it is now: one that was renewed while the call waited may have ended the old one."""
+        if plan.account is not None:
+            return plan.account
         try:
             return await self._tokens.account(plan.connection, wait_s=LEAST_TIME_S)
         except PatchbayError:

@@ -184,10 +184,11 @@ async def in_rotation(connection: db.Connection, connection_id: UUID) -> list[Cr
 async def flip(connection: db.Connection, connection_id: UUID, drain_s: float) -> dict[str, int]:
     """Make the `next` credentials of a connection active and let the ones before drain for `drain_s`.
 
-    Returns the versions that are active now; the caller holds the connection's row and knows that there are some.
+    What is flipped in one transaction ends at one instant. Returns the versions that are active now; the caller holds
+    the connection's row and knows that there are some.
     """
     await connection.execute(
-        """UPDATE credentials SET state = 'draining', due_at = clock_timestamp() + $2 * interval '1 second'
+        """UPDATE credentials SET state = 'draining', due_at = now() + $2 * interval '1 second'
            WHERE connection = $1 AND state = 'active'
                AND kind IN (SELECT kind FROM credentials WHERE connection = $1 AND state = 'next')""",
         *(connection_id, drain_s),
@@ -204,7 +205,7 @@ async def drain_tokens(connection: db.Connection, old: Credential, drain_s: floa
     """Keep tokens that have just been replaced, so that they can be ended at the provider after `drain_s`."""
     await connection.execute(
         """INSERT INTO credentials (connection, kind, version, tenant, state, sealed, expires_at, due_at)
-           VALUES ($1, $2, $3, $4, 'draining', $5, $6, clock_timestamp() + $7 * interval '1 second')""",
+           VALUES ($1, $2, $3, $4, 'draining', $5, $6, now() + $7 * interval '1 second')""",
         *(old.connection, old.kind, old.version, old.tenant, old.sealed, old.expires_at, drain_s),
     )
 

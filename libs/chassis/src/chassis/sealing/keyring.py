@@ -21,6 +21,8 @@ _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
 _WRAPPED_BYTES: Final = _KEY_BYTES + 16  # the data key and its GCM tag
 _VERSION_BYTES: Final = 4
+# The first byte of a sealed value names its form: 0 is this module's, others are `envelopes`'s.
+_MAX_VERSION: Final = 0xFFFFFF
 _HEADER: Final = _VERSION_BYTES + _NONCE_BYTES + _WRAPPED_BYTES + _NONCE_BYTES
 
 
@@ -34,6 +36,8 @@ class Keyring:
     def __init__(self, keys: dict[int, bytes], current: int) -> None:
         if current not in keys or any(len(key) != _KEY_BYTES for key in keys.values()):
             raise SealError(f"keyring needs {_KEY_BYTES}-byte keys and a current version among them")
+        if any(not 0 <= version <= _MAX_VERSION for version in keys):
+            raise SealError(f"key versions are from 0 to {_MAX_VERSION}")
         self._keys = {version: AESGCM(key) for version, key in keys.items()}
         self._raw = dict(keys)
         self.current = current
@@ -66,25 +70,40 @@ class Keyring:
     def seal(self, plain: str, place: str) -> bytes:
         """Return `plain` encrypted for `place`: version, wrapped data key, nonce and ciphertext in one value."""
         data_key = AESGCM.generate_key(bit_length=_KEY_BYTES * 8)
-        wrap_nonce, nonce = os.urandom(_NONCE_BYTES), os.urandom(_NONCE_BYTES)
-        associated = place.encode()
-        wrapped = self._keys[self.current].encrypt(wrap_nonce, data_key, associated)
+        nonce, associated = os.urandom(_NONCE_BYTES), place.encode()
         sealed = AESGCM(data_key).encrypt(nonce, plain.encode(), associated)
-        return self.current.to_bytes(_VERSION_BYTES, "big") + wrap_nonce + wrapped + nonce + sealed
+        return self._wrapped(data_key, associated) + nonce + sealed
 
     def open(self, sealed: bytes, place: str) -> str:
         """Return the plain text of a value sealed for `place`; raises `SealError` without saying more."""
+        data_key = self._data_key(sealed, place)
+        nonce = sealed[_HEADER - _NONCE_BYTES : _HEADER]
+        try:
+            return AESGCM(data_key).decrypt(nonce, sealed[_HEADER:], place.encode()).decode()
+        except InvalidTag:
+            raise SealError("sealed value was altered or moved") from None
+
+    def rewrap(self, sealed: bytes, place: str) -> bytes:
+        """Return the same sealed value with its data key under the current key; the text is not opened.
+
+        Raises `SealError`.
+        """
+        data_key = self._data_key(sealed, place)
+        return self._wrapped(data_key, place.encode()) + sealed[_HEADER - _NONCE_BYTES :]
+
+    def _wrapped(self, data_key: bytes, associated: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        wrapped = self._keys[self.current].encrypt(nonce, data_key, associated)
+        return self.current.to_bytes(_VERSION_BYTES, "big") + nonce + wrapped
+
+    def _data_key(self, sealed: bytes, place: str) -> bytes:
         if len(sealed) <= _HEADER:
             raise SealError("sealed value is too short")
         key = self._keys.get(int.from_bytes(sealed[:_VERSION_BYTES], "big"))
         if key is None:
             raise SealError("sealed with a key that is not in the keyring")
-        wrap_nonce = sealed[_VERSION_BYTES : _VERSION_BYTES + _NONCE_BYTES]
-        wrapped = sealed[_VERSION_BYTES + _NONCE_BYTES : _HEADER - _NONCE_BYTES]
-        nonce = sealed[_HEADER - _NONCE_BYTES : _HEADER]
-        associated = place.encode()
+        nonce = sealed[_VERSION_BYTES : _VERSION_BYTES + _NONCE_BYTES]
         try:
-            data_key = key.decrypt(wrap_nonce, wrapped, associated)
-            return AESGCM(data_key).decrypt(nonce, sealed[_HEADER:], associated).decode()
+            return key.decrypt(nonce, sealed[_VERSION_BYTES + _NONCE_BYTES : _HEADER - _NONCE_BYTES], place.encode())
         except InvalidTag:
             raise SealError("sealed value was altered or moved") from None

@@ -1,0 +1,83 @@
+"""`patchbay quotas …`: what may be spent of providers' limits and why, over the health monitor's API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from patchbay import output
+from patchbay.client import Platform
+from patchbay.environment import CliError, load_environment
+from patchbay.routes import seconds
+
+commands = typer.Typer(no_args_is_help=True, help="Quotas of providers: limits, forecasts, an operator's own limit.")
+
+SERVICE: Final = "HEALTH_URL"
+_SHOWN: Final = ("provider", "bucket", "limit", "forecast", "slowed", "source", "version", "reason", "decided_at")
+_WINDOW: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([1-9][0-9]*[smhd])")
+
+
+class Shape(StrEnum):
+    """How a provider counts."""
+
+    GCRA = "gcra"
+    FIXED = "fixed"
+    CONCURRENT = "concurrent"
+
+
+@commands.command("list")
+def list_(
+    *,
+    provider: Annotated[str | None, typer.Option(help="only this one, of those that are listed")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 200,
+) -> None:
+    """List quotas: limits, the forecast for the end of the window, and which classes of calls are slowed."""
+    with Platform(load_environment()) as platform:
+        found = platform.get(SERVICE, "/v1/quotas", limit=limit)["items"]
+    rows = [_row(one) for one in found if provider in (None, one["provider"])]
+    output.console().print(output.table(_SHOWN, rows))
+
+
+@commands.command("set")
+def set_(
+    provider: str,
+    bucket: Annotated[str, typer.Argument(help="app, account, address or endpoint:<class>")],
+    *,
+    reason: Annotated[str, typer.Option(help="why; it goes into the audit log")],
+    window: Annotated[list[str] | None, typer.Option(help="LIMIT/DURATION, such as 100/10s; repeatable")] = None,
+    shape: Annotated[Shape, typer.Option(help="how the provider counts")] = Shape.GCRA,
+    burst: Annotated[float, typer.Option(min=1, help="units that may be used at once (gcra)")] = 1,
+    as_published: Annotated[bool, typer.Option("--as-published", help="take the operator's limit back")] = False,
+) -> None:
+    """Set a limit of our own for a bucket of PROVIDER, or take it back."""
+    if as_published == bool(window):
+        raise CliError("give either --window or --as-published")
+    windows = [{**_window(one), "shape": shape.value, "burst": burst} for one in window or ()]
+    with Platform(load_environment()) as platform:
+        made = platform.put(SERVICE, f"/v1/quotas/{provider}/{bucket}", {"windows": windows, "reason": reason})
+    told = "; ".join(_words(one) for one in made["windows"])
+    output.console().print(f"{provider} {bucket}: {told} ({made['source']})", markup=False)
+
+
+def _window(text: str) -> dict[str, float]:
+    match = _WINDOW.fullmatch(text)
+    if match is None:
+        raise CliError(f"{text} is not LIMIT/DURATION, such as 100/10s")
+    return {"limit": float(match[1]), "seconds": float(seconds(match[2]))}
+
+
+def _words(window: Mapping[str, Any]) -> str:
+    if window["shape"] == "concurrent":
+        return f"{window['limit']:g} at a time"
+    return f"{window['limit']:g} in {window['seconds']:g} s"
+
+
+def _row(quota: Mapping[str, Any]) -> tuple[Any, ...]:
+    limit = "; ".join(_words(one) for one in quota["windows"])
+    slowed = ", ".join(f"{name} by {part:.0%}" for name, part in (quota["trim"] or {}).items())
+    said = (f"{quota['used_ratio']:.0%}", slowed, quota["source"], quota["version"], quota["reason"])
+    return (quota["provider"], quota["bucket"], limit, *said, quota["decided_at"])

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.errors import Invalid
+from patchbay import main
+from patchbay.effects import parsed
+from patchbay.environment import CliError
+
+Asked = list[tuple[str, str, Any]]
+
+EFFECT: dict[str, Any] = {
+    "key": "k1",
+    "operation": "payment.refund",
+    "provider": "acme",
+    "tenant": "t1",
+    "state": "unknown",
+    "code": "needs_settlement",
+    "provider_ref": "",
+    "calls": 2,
+    "result": {},
+    "updated_at": "2026-11-21T12:00:00Z",
+    "explanation": "sent to acme without a known outcome",
+}
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers like the sync worker, and notes what it was asked; an effect ends after two looks at it."""
+
+    asked: Asked = []  # noqa: RUF012 (the class is the service)
+    final = "applied"
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.asked.append((self.command, self.path, body))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self._answer()).encode())
+
+    def _answer(self) -> Any:
+        if "?" in self.path:
+            return {"items": [EFFECT]}
+        if self.path.endswith("/settle"):
+            return EFFECT | {"state": "applied", "explanation": "done by acme as r1"}
+        looks = sum(method == "GET" for method, _, _ in self.asked)
+        return EFFECT | ({"state": self.final, "explanation": "the end"} if looks > 1 else {})
+
+    do_GET = do_POST = _serve  # noqa: N815 (the server's names)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Asked]:
+    Service.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
+    monkeypatch.setenv("SYNC_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    yield Service.asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["patchbay", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.app()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (
+            ("effects", "list", "--state", "unknown", "--saga", "s1"),
+            ("GET", "/v1/effects?saga_id=s1&state=unknown&limit=50", None),
+            "payment.refund",
+        ),
+        (
+            ("effects", "explain", "k1"),
+            ("GET", "/v1/effects/k1", None),
+            "unknown: sent to acme without a known outcome",
+        ),
+        (
+            ("effects", "settle", "k1", "--outcome", "applied", "--provider-ref", "r1", "--reason", "seen there"),
+            ("POST", "/v1/effects/k1/settle", {"outcome": "applied", "provider_ref": "r1", "reason": "seen there"}),
+            "k1 is applied: done by acme as r1",
+        ),
+        (
+            ("effects", "settle", "k1", "--outcome", "retry", "--reason", "it is not there"),
+            ("POST", "/v1/effects/k1/settle", {"outcome": "retry", "provider_ref": "", "reason": "it is not there"}),
+            "k1 is",
+        ),
+    ],
+)
+def test_a_command_asks_the_service_and_prints_its_answer(
+    asked: Asked,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: tuple[tuple[str, ...], tuple[str, str, Any], str],
+) -> None:
+    arguments, expected, printed = case
+    assert run(monkeypatch, *arguments) == 0
+    assert asked == [expected]
+    assert printed in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("outcome", "reference"), [("applied", ()), ("refused", ("--provider-ref", "r1"))])
+def test_a_reference_belongs_to_what_was_applied(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, outcome: str, reference: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, "effects", "settle", "k1", "--outcome", outcome, "--reason", "why", *reference) == 1
+    assert asked == []
+
+
+REFUND = ("run", "payment.refund", "--tenant", "t1", "--mode", "sandbox", "--argument", "payment_external_id=0042")
+
+
+@pytest.mark.parametrize(("final", "code"), [("applied", 0), ("refused", 1)])
+def test_an_operation_is_asked_for_once_and_waited_for(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], final: str, code: int
+) -> None:
+    monkeypatch.setattr(Service, "final", final)
+    monkeypatch.setattr("patchbay.effects._POLL_S", 0.01)
+    assert run(monkeypatch, *REFUND, "--argument", "amount=500", "--provider", "acme") == code
+    posted = [body for method, _, body in asked if method == "POST"]
+    assert posted == [
+        {
+            "operation": "payment.refund",
+            "tenant": "t1",
+            "mode": "sandbox",
+            "lane": "standard",
+            "provider": "acme",
+            "arguments": {"payment_external_id": "0042", "amount": 500},
+        }
+    ]
+    told = capsys.readouterr().out
+    assert "effect k1" in told
+    assert f"{final}: the end" in told
+    assert "0042" not in told
+
+
+def test_who_does_not_wait_gets_the_key_alone(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *REFUND, "--wait", "0") == 0
+    assert [method for method, _, _ in asked] == ["POST"]
+    assert capsys.readouterr().out.strip() == "effect k1"
+
+
+def test_arguments_come_from_a_file_and_the_command_line_wins(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "arguments.json"
+    file.write_text('{"amount": 1, "reason": "damaged"}')
+    assert run(monkeypatch, *REFUND, "--arguments-file", str(file), "--argument", "amount=2", "--wait", "0") == 0
+    assert asked[0][2]["arguments"] == {"amount": 2, "reason": "damaged", "payment_external_id": "0042"}
+    file.write_text("[1]")
+    assert run(monkeypatch, *REFUND, "--arguments-file", str(file)) == 1
+
+
+def test_arguments_have_the_operations_names_and_types() -> None:
+    assert parsed("payment.refund", ["payment_external_id=007", "amount=42"]) == {
+        "payment_external_id": "007",
+        "amount": 42,
+    }
+    with pytest.raises(CliError, match="no argument sum; it takes payment_external_id"):
+        parsed("payment.refund", ["sum=1"])
+    with pytest.raises(CliError, match="NAME=VALUE"):
+        parsed("payment.refund", ["amount"])
+    with pytest.raises(Invalid):
+        parsed("payment.invented", ["amount=1"])

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patchbay import main
+from patchbay.environment import CliError
+from patchbay.routes import seconds
+
+Asked = list[tuple[str, str, Any]]
+
+SEEN = {"calls": 42, "success_rate": 0.5, "outcomes": {}, "latency_ms_mean": 1.0, "latency_ms_max": 2.0}
+SILENT: dict[str, Any] = {
+    "calls": 0,
+    "success_rate": None,
+    "outcomes": {},
+    "latency_ms_mean": None,
+    "latency_ms_max": None,
+}
+ROUTE: dict[str, Any] = {
+    "provider": "acme",
+    "capability": "payments",
+    "state": "down",
+    "share": 0,
+    "epoch": [1, 7],
+    "reason": "5 of the last 6 calls failed (5 timeout)",
+    "since": "2026-11-21T12:00:00Z",
+    "override": None,
+    "windows": {"5m": SEEN, "1h": SEEN},
+}
+FORCED = ROUTE | {
+    "provider": "backup",
+    "state": "forced_up",
+    "share": 100,
+    "override": {"state": "forced_up", "until": "2026-11-21T13:00:00Z", "reason": "a test", "actor": "ann"},
+    "windows": {"5m": SILENT, "1h": SILENT},
+}
+CAPABILITY = {
+    "capability": "payments",
+    "order": ["acme", "backup"],
+    "configured": True,
+    "shares": {"acme": 0, "backup": 100},
+    "providers": [ROUTE, FORCED],
+    "decisions": [
+        {
+            "provider": "acme",
+            "before": "healthy",
+            "after": "down",
+            "share": 0,
+            "kind": "outage",
+            "actor": "health-monitor",
+            "reason": "S_outage 18.2 > h 15.6",
+            "evidence": {"failed": 5},
+            "decided_at": "2026-11-21T12:00:00Z",
+        }
+    ],
+}
+WINDOW = {"limit": 100.0, "seconds": 10.0, "burst": 1.0, "shape": "gcra"}
+QUOTA = {
+    "provider": "acme",
+    "bucket": "app",
+    "version": 3,
+    "windows": [WINDOW, {"limit": 25, "seconds": 1, "shape": "concurrent"}],
+    "trim": {"bulk": 0.4},
+    "source": "published",
+    "used_ratio": 0.85,
+    "reason": "it will not last",
+    "decided_at": "2026-11-21T12:00:00Z",
+}
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers like the health monitor, and notes what it was asked."""
+
+    asked: Asked = []  # noqa: RUF012 (the class is the service)
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.asked.append((self.command, self.path, body))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self._answer(self.path.partition("?")[0], body)).encode())
+
+    def _answer(self, path: str, body: Any) -> Any:
+        if path.startswith("/v1/quotas"):
+            return {"items": [QUOTA]} if body is None else QUOTA | {"source": "configured"}
+        known = {
+            "/v1/routes": {"items": [ROUTE, FORCED]},
+            "/v1/routes/payments": CAPABILITY,
+            "/v1/capabilities/payments/order": body,
+            "/v1/self-fault/clear": {"cleared_by": "ann"},
+        }
+        return known.get(path, {"until": "2026-11-21T12:10:00Z"})
+
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 (the server's names)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Asked]:
+    Service.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
+    monkeypatch.setenv("HEALTH_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    yield Service.asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["patchbay", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.app()
+    return int(ended.value.code or 0)
+
+
+OVERRIDE = "/v1/routes/payments/acme/override"
+FORCE = ("routes", "force", "payments", "acme", "forced_down", "--for", "10m", "--reason", "their maintenance")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (("routes", "list"), ("GET", "/v1/routes?limit=200", None), "50.0%"),
+        (
+            FORCE,
+            ("PUT", OVERRIDE, {"state": "forced_down", "ttl_s": 600, "reason": "their maintenance"}),
+            "acme is forced_down for payments until 2026-11-21T12:10:00Z",
+        ),
+        (("routes", "release", "payments", "acme"), ("DELETE", OVERRIDE, None), "no longer forced"),
+        (
+            ("routes", "order", "payments", "acme", "backup", "--share", "acme=80", "--share", "backup=20"),
+            (
+                "PUT",
+                "/v1/capabilities/payments/order",
+                {"order": ["acme", "backup"], "shares": {"acme": 80, "backup": 20}},
+            ),
+            "payments: acme, backup (acme 80 %, backup 20 %)",
+        ),
+        (("routes", "clear-self-fault"), ("POST", "/v1/self-fault/clear", {}), "cleared by ann"),
+        (("quotas", "list", "--provider", "acme"), ("GET", "/v1/quotas?limit=200", None), "bulk by 40%"),
+        (
+            ("quotas", "set", "acme", "app", "--window", "100/10s", "--burst", "20", "--reason", "a contract"),
+            (
+                "PUT",
+                "/v1/quotas/acme/app",
+                {
+                    "windows": [{"limit": 100.0, "seconds": 10.0, "shape": "gcra", "burst": 20.0}],
+                    "reason": "a contract",
+                },
+            ),
+            "100 in 10 s; 25 at a time (configured)",
+        ),
+        (
+            ("quotas", "set", "acme", "app", "--as-published", "--reason", "it ended"),
+            ("PUT", "/v1/quotas/acme/app", {"windows": [], "reason": "it ended"}),
+            "acme app",
+        ),
+    ],
+)
+def test_a_command_asks_the_service_and_prints_its_answer(
+    asked: Asked,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: tuple[tuple[str, ...], tuple[str, str, Any], str],
+) -> None:
+    arguments, expected, printed = case
+    assert run(monkeypatch, *arguments) == 0
+    assert asked == [expected]
+    assert printed in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("asked")
+def test_an_explanation_has_order_shares_states_and_decisions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "routes", "explain", "payments") == 0
+    told = capsys.readouterr().out
+    assert "order:    acme, backup (as an operator set it)" in told
+    assert "new work: acme 0 %, backup 100 %" in told
+    assert "S_outage 18.2 > h 15.6" in told
+    assert "forced_up by ann until 2026-11-21T13:00:00Z" in told
+    assert '"failed"' not in told
+    assert run(monkeypatch, "routes", "explain", "payments", "--evidence") == 0
+    assert '{"failed": 5}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("routes", "force", "payments", "acme", "forced_down", "--reason", "forever"), 2),
+        (("routes", "force", "payments", "acme", "down", "--for", "1h", "--reason", "no such state"), 2),
+        ((*FORCE[:5], "--for", "10 minutes", "--reason", "words"), 1),
+        (("routes", "order", "payments", "acme", "--share", "acme=all"), 1),
+        (("quotas", "set", "acme", "app", "--reason", "neither"), 1),
+        (("quotas", "set", "acme", "app", "--window", "many", "--reason", "no number"), 1),
+    ],
+)
+def test_what_is_incomplete_is_refused_before_anything_is_sent(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
+) -> None:
+    assert run(monkeypatch, *arguments) == code
+    assert asked == []
+
+
+def test_durations_have_a_unit() -> None:
+    assert [seconds(text) for text in ("90s", "10m", "2h", "1d")] == [90, 600, 7200, 86_400]
+    for text in ("", "10", "0m", "-1m", "1w", "1h30m"):
+        with pytest.raises(CliError, match="no duration"):
+            seconds(text)
