@@ -163,7 +163,7 @@ def rotate(
 def credentials(connection_id: str) -> None:
     """List the versions of a connection's secrets with their states; their values never come out."""
     with Platform(load_environment()) as platform:
-        found = platform.get(SERVICE, f"{_path(connection_id)}/credentials")["data"]
+        found = platform.get(SERVICE, f"{_path(connection_id)}/credentials")["items"]
     header = tuple(dict.fromkeys(name for one in found for name in one))
     output.console().print(output.table(header, ([one.get(name) for name in header] for one in found)))
 

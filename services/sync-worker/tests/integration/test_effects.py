@@ -62,6 +62,15 @@ async def test_a_refused_credential_waits_for_a_person_and_loses_nothing(desk: A
     assert (await desk.run(desk.refund(payment, 3), kit.answered(200, OK))).status == "applied"
 
 
+async def test_a_missing_permission_limits_the_connection_by_name_and_stops_nothing_else(desk: Any, kit: Any) -> None:
+    payment = await desk.refundable()
+    refused = await desk.run(desk.refund(payment), kit.answered(403))
+    assert (refused.status, refused.code) == ("transient", "missing_scope")
+    (connection,) = await rows(desk.database.dsn, "SELECT state, reason FROM connections")
+    assert (connection["state"], connection["reason"]) == ("limited", "scope missing: payment.refund")
+    assert (await desk.run(desk.refund(payment, 2), kit.answered(200, OK))).status == "applied"
+
+
 @pytest.mark.parametrize("kind", ["timeout", "no answer", 500, 503, 408, 409, "unreadable", "redirect"])
 async def test_an_unknown_outcome_is_asked_about_and_never_sent_again_blindly(desk: Any, kit: Any, kind: Any) -> None:
     results = {

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any, Final
 
 from opentelemetry.trace import SpanKind
@@ -131,8 +132,9 @@ class Executor:
                     for effect in await table.unanswered(connection, now, REPAIR_BATCH):
                         if effect.key not in self._running:
                             self._queue.put(effect)
-                    for (state, lane), count in (await table.counts(connection)).items():
-                        gauge(OPEN).labels(state, lane).set(count)
+                    counts = await table.counts(connection)
+                    for state, lane in product(("reserved", "sent", "unknown"), Lane):
+                        gauge(OPEN).labels(state, lane).set(counts.get((state, lane), 0))
             except Exception as error:
                 if not is_unavailable(error):
                     raise

@@ -135,6 +135,19 @@ class Refresher:
             self._audit.record(uow, SERVICE, "connection.needs_reauth", tenant=found.tenant, target=target, **detail)
         log.warning("connection_needs_reauth", connection=str(connection_id), provider=found.provider, reason=reason)
 
+    async def limited(self, connection_id: UUID, reason: str) -> None:
+        """Note that a live connection lacks a permission, with its name; it can still be called for everything else."""
+        async with self._database.unit_of_work() as uow:
+            found = await connections.lock(uow.connection, connection_id)
+            if found is None or found.state != ConnectionState.LIVE:
+                return
+            found.state, found.reason = moved(found.state, ConnectionState.LIMITED), reason
+            await connections.save(uow.connection, found)
+            detail = {"mode": found.mode, "reason": reason}
+            target = f"connection/{found.id}"
+            self._audit.record(uow, SERVICE, "connection.limited", tenant=found.tenant, target=target, **detail)
+        log.warning("connection_limited", connection=str(connection_id), provider=found.provider, reason=reason)
+
     async def _ask(self, found: Snapshot, tokens: Credential, deadline: float) -> Outcome:
         started = self._clock.monotonic()
         try:

@@ -328,7 +328,7 @@ class RotationApi:
         """List every version of the credentials of a connection with its state; their text never comes out."""
         found = await self._visible(request)
         async with self._database.connection() as connection:
-            return json_response({"data": await credentials.versions(connection, found.id)})
+            return json_response({"items": await credentials.versions(connection, found.id)})
 
     async def _visible(self, request: Request) -> Connection:
         async with self._database.connection() as connection:

@@ -84,6 +84,11 @@ class Tokens:
             await self._refresher.needs_reauth(connection_id, reason)
         self.forget(connection_id)
 
+    async def limited(self, connection_id: UUID, reason: str) -> None:
+        """Note that the provider refused a call for want of a permission. Idempotent."""
+        with tenancy.scope(None):
+            await self._refresher.limited(connection_id, reason)
+
     def forget(self, connection_id: UUID) -> None:
         """Drop what is held of a connection, because it changed; the next call reads it again."""
         self._held.pop(connection_id, None)

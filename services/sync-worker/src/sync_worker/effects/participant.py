@@ -117,7 +117,11 @@ class ProviderEffects:
         job: _Job = prepared.job
         if action == "look_up":
             return self._looked_up(job, await self._path.call(self._question(effect, job), mark))
-        outcome = self._sent(job, await self._path.call(self._request(effect, job), mark))
+        result = await self._path.call(self._request(effect, job), mark)
+        if result.meaning == "missing_scope" and effect.connection is not None:
+            wanted = ", ".join(job.spec.scopes) or effect.operation
+            await self._tokens.limited(effect.connection, f"scope missing: {wanted}")
+        outcome = self._sent(job, result)
         return self._sealed(effect, outcome) if isinstance(outcome, Applied) else outcome
 
     def _sealed(self, effect: Effect, done: Applied) -> Applied:
