@@ -85,7 +85,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Se
         ("GET", "/v1/connections/c1/credentials"): (
             200,
             {
-                "data": [
+                "items": [
                     {"kind": NAME, "version": 2, "state": "active"},
                     {"kind": NAME, "version": 1, "state": "revoked"},
                 ]

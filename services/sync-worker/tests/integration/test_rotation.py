@@ -141,7 +141,7 @@ class Turn:
         return (await self.path.call(plan)).meaning
 
     async def states(self, connection: str) -> list[tuple[str, int, str, str]]:
-        listed = (await self.api.get(f"/v1/connections/{connection}/credentials")).json()["data"]
+        listed = (await self.api.get(f"/v1/connections/{connection}/credentials")).json()["items"]
         return [(one["kind"], one["version"], one["state"], one["old_check"]) for one in listed]
 
     async def finished(self, connection: str) -> list[tuple[str, int, str, str]]:

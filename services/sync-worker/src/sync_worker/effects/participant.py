@@ -174,11 +174,13 @@ class ProviderEffects:
         if response is None or result.meaning not in ("success", "refused", "missing_scope"):
             return _without_answer(result)
         found = _read(lambda: job.provider.operations(job.spec.name).parse(job.arguments, response))
+        if result.meaning == "missing_scope":
+            # Nothing was done, in whatever words it is said.
+            told = found.detail if isinstance(found, Declined) else f"the provider answered {response.status}"
+            return NotApplied("missing_scope", told, CREDENTIAL_RETRY_S)
         if isinstance(found, Unclear):
             return found
         if isinstance(found, Declined):
-            if result.meaning == "missing_scope":
-                return NotApplied("missing_scope", found.detail, CREDENTIAL_RETRY_S)
             return Refused(found.code, found.detail)
         return Applied(found.provider_ref, found.result)
 
