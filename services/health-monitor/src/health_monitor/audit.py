@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+from chassis import audit
 from chassis.db.database import UnitOfWork
-from contracts.events.platform import AuditRecorded
-from contracts.ids import uuid7
-from contracts.topics import PLATFORM_AUDIT
 from health_monitor.monitor import Alarm, Decision
 
 SERVICE: Final = "health-monitor"
@@ -16,10 +14,7 @@ SERVICE: Final = "health-monitor"
 
 def record(uow: UnitOfWork, actor: str, action: str, target: str, at: datetime, **detail: str) -> None:
     """Add one entry; `action` is past tense and dotted. Leaves with the transaction."""
-    recorded = AuditRecorded(
-        audit_id=uuid7(), tenant="", service=SERVICE, actor=actor, action=action, target=target, at=at, detail=detail
-    )
-    uow.emit(PLATFORM_AUDIT, "", recorded)
+    audit.record(uow, SERVICE, audit.Act(actor, action, target, detail=detail), at)
 
 
 def decision(uow: UnitOfWork, decided: Decision) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from chassis.claims import ClaimStore
 from chassis.clock import Clock
-from chassis.db import inbox, tenancy
+from chassis.db import inbox
 from chassis.db.database import Database
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import counter, gauge
@@ -27,9 +27,9 @@ from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
 from sync_worker.catchup.calls import Asked, Caller, Stopped, ask
 from sync_worker.catchup.deliveries import Fetched, Target, fetched
+from sync_worker.catchup.due import Due
 from sync_worker.catchup.metrics import BEHIND, CALLS, EVENTS, RUNS
 from sync_worker.connections.states import CALLABLE
-from sync_worker.endpoints.republish import passes
 from sync_worker.models import Connection
 from sync_worker.repository import connections, cursors, endpoints
 from sync_worker.repository.cursors import Lease
@@ -89,30 +89,15 @@ class CatchUp:
         self._clock = clock
         self._owner = owner
         self._timing = timing or Timing()
-        self._due = asyncio.Event()
+        self._due = Due("catch-up", TICK_S)
 
-    @property
-    def wake(self) -> Callable[[], None]:
-        """Look for due feeds at once."""
-        return self._due.set
+    def wake(self) -> None:
+        """Look for due work at once."""
+        self._due.wake()
 
     async def run(self) -> None:
         """Read what is due until cancelled."""
-        while True:
-            self._due.clear()
-            try:
-                with tenancy.scope(None):
-                    while await self.step():
-                        pass
-            except Exception as error:
-                if not passes(error):
-                    raise
-                log.warning("catch_up_waits_for_database", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._due.wait()
-            except TimeoutError:
-                continue
+        await self._due.run(self.step)
 
     async def step(self) -> int:
         """Read some of the feeds that are due, to their end; returns how many there were."""

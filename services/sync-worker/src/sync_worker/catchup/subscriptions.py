@@ -15,7 +15,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from chassis.clock import Clock
-from chassis.db import tenancy
 from chassis.db.database import Database
 from chassis.sealing import Keyring
 from chassis.telemetry.logs import logger
@@ -28,9 +27,9 @@ from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
 from sync_worker.audit import SERVICE, Audit
 from sync_worker.catchup.calls import Asked, Caller, Stopped, ask
+from sync_worker.catchup.due import Due
 from sync_worker.catchup.metrics import DRIFTS, SUBSCRIPTION_CALLS, SUBSCRIPTIONS
 from sync_worker.catchup.registering import urls_of, values_of
-from sync_worker.endpoints.republish import passes
 from sync_worker.models import Connection, Subscription
 from sync_worker.repository import connections, endpoints, subscriptions
 from sync_worker.repository.endpoints import Stored
@@ -80,30 +79,15 @@ class Subscriptions:
         self._owner = owner
         self._check_every = timedelta(seconds=check_every_s)
         self._audit = Audit(clock)
-        self._due = asyncio.Event()
+        self._due = Due("subscriptions", TICK_S)
 
-    @property
-    def wake(self) -> Callable[[], None]:
-        """Look for due subscriptions at once."""
-        return self._due.set
+    def wake(self) -> None:
+        """Look for due work at once."""
+        self._due.wake()
 
     async def run(self) -> None:
         """Look after subscriptions until cancelled."""
-        while True:
-            self._due.clear()
-            try:
-                with tenancy.scope(None):
-                    while await self.step():
-                        pass
-            except Exception as error:
-                if not passes(error):
-                    raise
-                log.warning("subscriptions_wait_for_database", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._due.wait()
-            except TimeoutError:
-                continue
+        await self._due.run(self.step)
 
     async def step(self) -> int:
         """Do what is due of some subscriptions; returns how many there were."""
