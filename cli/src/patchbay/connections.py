@@ -73,9 +73,7 @@ def create(  # lint-skip: PB007 each is an option of the command line
     lane: Annotated[str, typer.Option(help="of its deliveries: critical, standard or bulk")] = "standard",
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, an option of the provider")] = None,
     secret_file: Annotated[list[str] | None, _SECRET_FILE] = None,
-    webhooks: Annotated[
-        bool, typer.Option(help="also receive its webhooks; some providers need their secret anyway")
-    ] = True,
+    webhooks: Annotated[bool, typer.Option(help="also receive its webhooks")] = True,
 ) -> None:
     """Connect an account of PROVIDER, and print what to register or to do next."""
     known = registry.get(provider)
@@ -181,11 +179,11 @@ def revoke(connection_id: str, *, yes: Annotated[bool, typer.Option("--yes", hel
 def secrets_of(provider: Provider, method: str, *, webhooks: bool) -> list[str]:
     """Return the names of the secrets that a new connection needs; raises `Invalid` for an unknown method.
 
-    Without `webhooks` the secret of deliveries is left out, unless the manifest requires it.
+    Without `webhooks` the secret of deliveries is left out.
     """
     manifest = provider.manifest
     names = list(manifest.api.method(method).secret_names()) if manifest.api is not None else []
-    names += [name for name, secret in manifest.secrets.items() if secret.required]
+    names += [one for one, spec in manifest.secrets.items() if spec.required and (webhooks or spec.use != ("webhook",))]
     if webhooks and manifest.webhook is not None and manifest.webhook.secret:
         names.append(manifest.webhook.secret)
     return list(dict.fromkeys(names))

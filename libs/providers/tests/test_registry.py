@@ -172,6 +172,7 @@ def test_only_listed_query_parameters_extend_the_registered_url(tmp_path: Path) 
 def test_secrets_are_checked_by_name_and_never_quoted(tmp_path: Path) -> None:
     acme = provider(tmp_path)
     acme.check_secrets({"webhook": "s"})
+    acme.check_secrets({"key": "key_1"})  # a connection that only calls
     for given, code in (
         ({}, "missing_secret"),
         ({"webhook": "s", "other": "s"}, "unknown_secret"),

@@ -18,15 +18,18 @@ class Provider(Inbound, Outbound):
     def check_secrets(self, secrets: Mapping[str, str], options: Mapping[str, str] | None = None) -> None:
         """Raise `Invalid` (`unknown_secret`, `missing_secret`, `bad_secret`) unless a connection can be made of these.
 
+        A connection receives, calls, or does both: one with secrets of the API can do without those of webhooks.
         `options` are the endpoint's, for providers whose scheme is chosen by one. No message quotes a value.
         """
+        known = self.manifest.secrets
+        calls = any("api" in known[name].use for name in secrets if name in known)
         for name in secrets:
             if name not in self.manifest.secrets:
                 raise Invalid("unknown_secret", f"{self.slug} has no secret {name}", field=f"secrets.{name}")
         for name, spec in self.manifest.secrets.items():
             value = secrets.get(name)
             if value is None:
-                if spec.required:
+                if spec.required and not (calls and spec.use == ("webhook",)):
                     raise Invalid("missing_secret", f"{self.slug} needs {name}", field=f"secrets.{name}")
             elif not value or not value.startswith(spec.prefix):
                 detail = f"{name} begins with {spec.prefix}" if value else f"{name} is empty"

@@ -72,7 +72,7 @@ def test_the_way_that_the_secrets_are_for(of: Provider, named: str, secrets: dic
         (BOTH, "", HOOK | {"client_id": "c"}, "missing_secret", "secrets.access_token"),
         (BOTH, "", HOOK | {"access_token": "t", "client_id": "c"}, "unneeded_secret", "secrets.client_id"),
         (BOTH, "oauth", HOOK | {"client_id": "c", "access_token": "t"}, "unneeded_secret", "secrets.access_token"),
-        (BOTH, "", {"access_token": "t"}, "missing_secret", "secrets.webhook"),
+        (BOTH, "", {}, "missing_secret", "secrets.webhook"),
         (BOTH, "", HOOK | {"nobody": "t"}, "unknown_secret", "secrets.nobody"),
         (SILENT, "", {}, "missing_secret", "secrets.access_token"),
     ],
@@ -99,3 +99,7 @@ def test_a_change_of_secrets_is_checked_too(secrets: dict[str, str], field: str)
     with pytest.raises(Invalid) as error:
         methods.check_change(BOTH, "token", secrets)
     assert error.value.field == field
+
+
+def test_a_connection_that_only_calls_needs_no_secret_of_webhooks() -> None:
+    assert methods.choose(BOTH, "", {"access_token": "t"}) == next(iter(BOTH.api.auth))
