@@ -103,5 +103,5 @@ async def test_a_tenants_limit_reaches_all_of_its_endpoints_in_batches(
     await put(api, "t1", limits={"deliveries_per_s": 2.5, "burst": 7})
     assert await republisher.publish_batch() == 0, "nothing changed"
     await put(api, "t1")
-    assert await republisher.publish_batch() == 2
+    assert [await republisher.publish_batch() for _ in range(2)] == [2, 2]
     assert (await platform.newest(mine[0])).tenant_rate is None
