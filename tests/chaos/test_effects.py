@@ -11,7 +11,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +31,11 @@ from tests.conftest import Platform
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
-COMMANDS = int(os.environ.get("PATCHBAY_CHAOS_COMMANDS", "1500"))
+COMMANDS = int(os.environ.get("PATCHBAY_CHAOS_COMMANDS", "600"))
 ACCOUNTS = 12
 STRIKE_EVERY_S = 5.0
+# Commands come for as long as one round of strikes takes; a long run is struck until its end.
+CHUNK, CHUNK_EVERY_S = (20, 2.0) if COMMANDS <= 5_000 else (1000, 2.0)
 OUTAGE_S = 30.0 if COMMANDS > 50_000 else 8.0
 # A hang ends later than any attempt may take.
 FAULTS = (
@@ -97,9 +98,9 @@ def spoil(platform: Platform, faults: Sequence[dict[str, Any]]) -> None:
 
 
 async def strike(platform: Platform, done: list[str]) -> None:
-    """Break one thing after the other, again and again: the worker, the provider, each of the stores."""
+    """Break one thing after the other: the worker, the provider, each of the stores. In a long run again and again."""
     stack = platform.stack
-    while True:
+    while not done or COMMANDS > 5_000:
         for what in ("worker", "outage", "redis", "worker", "postgres", "broker"):
             await asyncio.sleep(STRIKE_EVERY_S)  # lint-skip: PB011 the rhythm of the strikes is what is tested
             if what == "worker":
@@ -126,6 +127,15 @@ async def stored(dsn: str, sql: str, *args: object) -> list[Any]:
         return []
 
 
+async def send(publisher: Publisher, records: Sequence[Row]) -> None:
+    """Send records, for as long as the broker is away again and again: a command that was not taken was not given."""
+    while True:
+        try:
+            return await publisher.send_rows(records)
+        except Transient:
+            await asyncio.sleep(1)  # lint-skip: PB011 the broker is being restarted
+
+
 async def retry(publisher: Publisher, dsn: str, commands: dict[str, Sent]) -> Counter[str]:
     """Do what the orchestrator does: ask again for what was not done, until all is; return the states."""
     deadline = time.monotonic() + PATIENCE_S
@@ -146,8 +156,7 @@ async def retry(publisher: Publisher, dsn: str, commands: dict[str, Sent]) -> Co
             and one["attempt"] == one["answered"] < MAX_ATTEMPTS
             and one["rests"]
         ]
-        with suppress(Transient):
-            await publisher.send_rows(again)
+        await send(publisher, again)
         await asyncio.sleep(1)  # lint-skip: PB011 an orchestrator waits as long as it is told to
 
 
@@ -163,8 +172,9 @@ async def test_every_command_has_one_effect(platform: Platform) -> None:
     done: list[str] = []
     striking = asyncio.create_task(strike(platform, done))
     try:
-        for start in range(0, COMMANDS, 1000):
-            await publisher.send_rows([one.row(1) for one in commands[start : start + 1000]])
+        for start in range(0, COMMANDS, CHUNK):
+            await send(publisher, [one.row(1) for one in commands[start : start + CHUNK]])
+            await asyncio.sleep(CHUNK_EVERY_S)  # lint-skip: PB011 the pace of the commands
         by_key = {one.key: one for one in commands}
         states = await retry(publisher, platform.stack.database_url("sync-worker"), by_key)
     finally:
