@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from patchbay.client import Refusal
-from patchbay.demo.cast import SMS, Actor, Plot
+from patchbay.demo.cast import MESSAGE, SMS, Actor, Plot
 from patchbay.demo.payments import Paid, pay, trace_of
 from patchbay.demo.story import Missing, wait_for
 from patchbay.demo.webhooks import Stage, deliver_accepted
@@ -40,8 +40,11 @@ def refund_through_an_outage(stage: Stage, plot: Plot, messengers: list[Actor], 
     order = {"order": [one.slug for one in messengers]}
     stage.platform.put("HEALTH_URL", f"/v1/capabilities/{SMS}/order", order)
     faults = [f"/_control/faults/{one.slug}" for one in messengers]
-    for fault in faults:
-        stage.platform.put("SANDBOX_URL", fault, {"mode": "outage"})
+    for fault, one in zip(faults, messengers, strict=True):
+        # What became of a message there cannot be asked: after an outage a person would have to find out.
+        asked = one.provider.manifest.operation(MESSAGE)
+        mode = "outage" if asked is not None and asked.read_back else "throttle"
+        stage.platform.put("SANDBOX_URL", fault, {"mode": mode})
     try:
         refunds, trace_id = _start(stage, plot, paid)
         _waiting(stage, refunds)
