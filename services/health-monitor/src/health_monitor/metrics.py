@@ -34,7 +34,10 @@ MIRROR_AWAY = Metric("health_mirror_away", "gauge", "1 while Redis does not take
 MIRROR_LOST = Metric("health_mirror_lost_total", "counter", "Records that a newer owner's epoch shut out.")
 UNSAVED = Metric("health_unsaved_decisions", "gauge", "Decisions that are announced and not in the database yet.")
 QUOTA_FORECAST = Metric(
-    "health_quota_forecast_ratio", "gauge", "Forecast use at the end of a window, 1 is the limit.", ("provider", "bucket")
+    "health_quota_forecast_ratio",
+    "gauge",
+    "Forecast use at the end of a window, 1 is the limit.",
+    ("provider", "bucket"),
 )
 METRICS: Final[tuple[Metric, ...]] = (
     CALLS,
