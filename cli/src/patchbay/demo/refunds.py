@@ -18,7 +18,6 @@ OUTAGE_PATIENCE_S: Final = 90.0
 RECOVERY_PATIENCE_S: Final = 150.0
 # The sync worker puts the first characters of the effect key into the text, so that a lost answer can be read back.
 REFERENCE_CHARS: Final = 8
-_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from providers.sdk import Applied, Declined, HttpRequest, HttpResponse
 
 # When golden requests are signed; it only matters to schemes that sign the time.
 NOW: Final = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-_SUCCESS: Final = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True)

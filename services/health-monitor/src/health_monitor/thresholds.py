@@ -19,14 +19,13 @@ DEGRADED_P1: Final = 0.2
 # Slow calls: more than two seconds, one in a hundred is normal.
 LATENCY_P0: Final = 0.01
 LATENCY_P1: Final = 0.15
-# Below this nobody's error ratio can be told from a short glitch; above it the degraded chart would learn to accept.
-MIN_P0: Final = 0.005
-MAX_P0: Final = 0.05
 
 # The lattice is as fine as it takes for the upward step to be a whole number of lattice steps within this error.
 _STEP_ERROR: Final = 0.004
 _FINEST: Final = 64
 
+# Below the first nobody's error ratio can be told from a short glitch; above the last the degraded chart would learn to
+# accept.
 BASELINES: Final = (0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)
 RATES: Final = (1, 3, 10, 30, 100, 300, 1000)
 

@@ -97,10 +97,6 @@ class RouteTable:
         route = self._routes.get((provider, capability))
         return route.epoch if route else (0, 0)
 
-    def eager(self) -> dict[Place, RouteChanged]:
-        """Return the routes whose probes are wanted more often than when all is well."""
-        return {place: route for place, route in self._routes.items() if route.probe != "idle"}
-
     def known(self) -> dict[Place, RouteChanged]:
         """Return all routes."""
         return dict(self._routes)
