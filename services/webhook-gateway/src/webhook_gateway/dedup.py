@@ -82,7 +82,7 @@ class DedupMemory:
     def mark(self, key: bytes, seen: Seen, lifetime_s: int) -> None:
         """Remember an event that is durable; soon, and without waiting."""
         if self._clock.monotonic() >= self._broken_until:
-            self._marks.append((key, seen.fingerprint + UUID(seen.delivery).bytes, lifetime_s))
+            self._marks.append((key, seen.fingerprint + bytes.fromhex(seen.delivery.replace("-", "")), lifetime_s))
             self._wake.set()
 
     async def run(self) -> None:
@@ -132,9 +132,10 @@ class DedupMemory:
                 future.set_result(None)
 
 
-def fingerprint(data: bytes) -> bytes:
-    """Return what two bodies of one event are compared by."""
-    return hashlib.sha256(data).digest()[:_HASH_BYTES]
+def fingerprint(data: bytes, sha256: str = "") -> bytes:
+    """Return what two bodies of one event are compared by; `sha256` is its hexadecimal digest where that is known."""
+    digest = bytes.fromhex(sha256) if sha256 else hashlib.sha256(data).digest()
+    return digest[:_HASH_BYTES]
 
 
 def _seen(value: bytes | None) -> Seen | None:

@@ -98,7 +98,7 @@ class Ingest:
             await self._ports.rejections.record(arrival, "key_unavailable", 503)
             return unavailable(error.detail)
         self._count_key(arrival, verified)
-        events = [self._event(arrival, item) for item in self._split(arrival, body.plain)]
+        events = [self._event(arrival, body, item) for item in self._split(arrival, body.plain)]
         if self._sheds(endpoint, events):
             await self._ports.rejections.record(arrival, "shed", 429)
             return too_many("shed", "bulk is not taken now; send it again later", SHED_RETRY_S)
@@ -185,15 +185,17 @@ class Ingest:
             log.warning("delivery_unreadable", delivery=arrival.delivery, code=error.code)
             return [WebhookItem(hashlib.sha256(arrival.request.body).hexdigest(), UNREADABLE_TYPE, None, plain)]
 
-    def _event(self, arrival: Arrival, item: WebhookItem) -> Event:
+    def _event(self, arrival: Arrival, body: Body, item: WebhookItem) -> Event:
         endpoint = arrival.endpoint
+        identity = endpoint.provider.identity(item)
+        hashed = body.sha256 if identity is arrival.request.body else ""
         tenant = tenant_of(endpoint.configured.tenant, endpoint.configured.tenant_routes, item)
         return Event(
             item=item,
             tenant=tenant,
             lane=endpoint.classifier.lane(item, arrival.received_at),
             key=event_key(tenant, endpoint.id, item.event_id),
-            seen=Seen(arrival.delivery, fingerprint(endpoint.provider.identity(item))),
+            seen=Seen(arrival.delivery, fingerprint(identity, hashed)),
         )
 
     @staticmethod

@@ -14,7 +14,7 @@ from chassis.testing.clock import ManualClock
 from contracts.events.sync import RateLimit
 from contracts.topics import Lane
 from providers import registry
-from webhook_gateway.flights import RESERVED_SHARE, TURNS, Bounds, Flights
+from webhook_gateway.flights import RESERVED_SHARE, STARTS_PER_ROUND, TURNS, Bounds, Flights
 from webhook_gateway.limits import Rate
 
 pytestmark = pytest.mark.asyncio
@@ -162,32 +162,77 @@ async def test_a_cancellation_from_elsewhere_is_not_taken_for_a_deadline() -> No
         await task
 
 
-async def test_turns_are_taken_in_order_and_what_may_be_critical_needs_none() -> None:
-    flights = Flights(Bounds(1000, 1), SystemClock())
-    order: list[int] = []
-    release = asyncio.Event()
+class _Works:
+    """Flights that take a turn, note their number, and give it back when they are told."""
 
-    async def work(number: int, *, critical: bool = False) -> None:
-        flight = flights.enter(30, critical=critical)
+    def __init__(self) -> None:
+        self.flights = Flights(Bounds(1000, 1), SystemClock())
+        self.order: list[int] = []
+        self.release = asyncio.Event()
+
+    async def work(self, number: int, *, critical: bool = False) -> None:
+        flight = self.flights.enter(30, critical=critical)
         assert flight is not None
-        await flights.turn(flight)
-        order.append(number)
-        if not critical:
-            await release.wait()
-        flights.leave(flight)
+        try:
+            await self.flights.turn(flight)
+            self.order.append(number)
+            if not critical:
+                await self.release.wait()
+        finally:
+            self.flights.leave(flight)
 
-    usual = [asyncio.create_task(work(number)) for number in range(TURNS + 20)]
-    await asyncio.sleep(0)
-    assert order == list(range(TURNS))
-    await work(-1, critical=True)
-    assert order[-1] == -1
+    def begin(self, *numbers: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self.work(number)) for number in numbers]
+
+
+async def _rounds(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_turns_are_taken_in_order_and_what_may_be_critical_needs_none() -> None:
+    works = _Works()
+    usual = works.begin(*range(TURNS + 20))
+    await _rounds(2 * TURNS // STARTS_PER_ROUND)
+    assert works.order == list(range(TURNS)), "so many wait for the broker at once, and no more"
+    await works.work(-1, critical=True)
+    assert works.order[-1] == -1
     usual[TURNS].cancel()
-    release.set()
+    works.release.set()
     await asyncio.gather(*usual, return_exceptions=True)
-    assert order[TURNS + 1 :] == list(range(TURNS + 1, TURNS + 20))
-    assert len(flights) == 1, "only the flight of the task that was cancelled while waiting is left"
-    again = [asyncio.create_task(work(number)) for number in range(TURNS)]
-    await asyncio.gather(*again)
+    assert works.order[TURNS + 1 :] == list(range(TURNS + 1, TURNS + 20))
+    assert len(works.flights) == 0
+    await asyncio.gather(*works.begin(*range(TURNS)))
+
+
+async def test_a_round_of_the_loop_starts_few_so_that_critical_waits_for_few() -> None:
+    works = _Works()
+    usual = works.begin(*range(3 * STARTS_PER_ROUND))
+    seen = []
+    while len(works.order) < len(usual):
+        before = len(works.order)
+        await asyncio.sleep(0)
+        seen.append(len(works.order) - before)
+    assert max(seen) <= STARTS_PER_ROUND, "a critical delivery finds no more than that before it"
+    works.release.set()
+    await asyncio.gather(*usual)
+
+
+async def test_a_turn_that_comes_as_its_time_ends_is_passed_on() -> None:
+    works = _Works()
+    working = works.begin(*range(TURNS))
+    await _rounds(2 * TURNS // STARTS_PER_ROUND)
+    late, next_one = works.begin(TURNS, TURNS + 1)
+    await asyncio.sleep(0)
+    # A turn is given back and given to the first that waits; before that one runs, its deadline passes.
+    working[0].cancel()
+    await asyncio.sleep(0)
+    late.cancel()
+    await _rounds(3)
+    assert works.order == [*range(TURNS), TURNS + 1], "the turn of the late one goes to the next"
+    works.release.set()
+    await asyncio.gather(*working, late, next_one, return_exceptions=True)
+    await asyncio.gather(*works.begin(*range(TURNS)))
 
 
 async def test_a_wait_for_a_turn_ends_with_503_at_the_publish_timeout(make_bench: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets as random
+from functools import lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -42,10 +43,16 @@ def sender(secret: str) -> tuple[str, str, PrivateKey]:
     try:
         text: Any = json.loads(secret)
         data = strict_base64(str(text["key"]))
-        key = load_der_private_key(data or b"", password=None)
+        key = _loaded(data or b"")
         identity, kid = str(text["identity"]), str(text["kid"])
     except (ValueError, KeyError, TypeError):
         raise bad_secret("the signing secret is JSON with identity, kid and key") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise bad_secret("the signing key is neither RSA nor elliptic")
     return identity, kid, key
+
+
+@lru_cache(maxsize=256)
+def _loaded(data: bytes) -> object:
+    # Loading an RSA key tests its primes, 50 ms; a sender signs with the same key again and again.
+    return load_der_private_key(data, password=None)
