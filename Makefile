@@ -7,7 +7,7 @@ DEV := requirements/dev
 COMPOSE := docker compose --env-file .run/compose/compose.env
 .DEFAULT_GOAL := help
 
-.PHONY: help venv setup up down status logs demo topics test test-unit test-integration test-e2e chaos bench-consume bench-gateway bench-ledger \
+.PHONY: help venv setup up down restart status logs demo topics test test-unit test-integration test-e2e chaos bench-consume bench-gateway bench-ledger \
 	bench-outbound bench-health simulate-health \
 	fmt lint providers-check schemas docs lock new-provider compose-env compose-up compose-down
 
@@ -26,6 +26,9 @@ setup: venv  ## Virtual environment, system packages and Kafka's jars; a no-op w
 
 up: venv  ## Start Kafka, PostgreSQL, Redis, the services and the sandbox; wait until all are ready
 	@$(PY) -m tools.dev up
+
+restart: venv  ## Restart one service with changed code: S=name; the gateway refuses no request meanwhile
+	@$(PY) -m tools.dev restart $(S)
 
 down: venv  ## Stop exactly what `make up` started
 	@$(PY) -m tools.dev down

@@ -59,17 +59,29 @@ def process(command: Sequence[str], environment: dict[str, str], log: Path) -> I
                 started.wait()
 
 
-async def ready(url: str, started: subprocess.Popen[bytes], accept: tuple[int, ...] = (200,)) -> None:
+async def ready(url: str, started: subprocess.Popen[bytes] | None = None, accept: tuple[int, ...] = (200,)) -> None:
+    """Wait until a URL answers with one of these statuses, from the process `started` where two share a port.
+
+    Raises `RuntimeError` when the process ends, or after `READY_PATIENCE_S`.
+    """
     deadline = time.monotonic() + READY_PATIENCE_S
-    async with httpx.AsyncClient() as client:
+    # A new connection each time, so that the kernel may choose the other process of a shared port.
+    async with httpx.AsyncClient(headers={"connection": "close"}) as client:
         while time.monotonic() < deadline:
-            if started.poll() is not None:
+            if started is not None and started.poll() is not None:
                 raise RuntimeError(f"{started.args!r} ended with {started.returncode}")
             try:
-                if (await client.get(url)).status_code in accept:
+                answer = await client.get(url)
+                if answer.status_code in accept and (started is None or _from(answer, started.pid)):
                     return
             except httpx.TransportError:
                 await asyncio.sleep(0.1)
             else:
                 await asyncio.sleep(0.1)
     raise RuntimeError(f"{url} was not ready within {READY_PATIENCE_S:.0f} s")
+
+
+def _from(answer: httpx.Response, pid: int) -> bool:
+    """Tell whether a process gave an answer; one that does not say whose it is has its port for itself."""
+    says = answer.json().get("pid") if answer.headers.get("content-type") == "application/json" else None
+    return says in (None, pid)

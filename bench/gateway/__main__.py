@@ -18,6 +18,7 @@ SCENARIOS = {
     "flood": scenarios.flood,
     "memory": scenarios.memory,
     "outage": scenarios.outage,
+    "restart": scenarios.restart,
     "mutations": mutations,
 }
 

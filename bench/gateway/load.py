@@ -15,12 +15,14 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import uvloop
 
 # A request without an answer after this long counts as failed, with status 0.
 PATIENCE_S = 30.0
+HEALTH_CHECK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,17 @@ class Request:
 
 @dataclass
 class Plan:
-    """What to send: `rate` per second (0 is closed loop), over how many connections, in which order."""
+    """What to send: `rate` per second (0 is closed loop), over how many connections, in which order.
+
+    With `others` it is a load balancer, too: new connections go to those of all ports that say they are ready.
+    """
 
     host: str
     port: int
     connections: int
     rate: float
     requests: Sequence[Request]
+    others: Sequence[int] = ()
 
 
 @dataclass
@@ -102,6 +108,8 @@ class Run:
         self._idle: deque[Connection] = deque()
         self._due: deque[tuple[int, float]] = deque()
         self._next = 0
+        self._closed = 0
+        self._ports = cycle([plan.port])
         self._left = len(plan.requests)
         self._done = asyncio.get_running_loop().create_future()
         self.outcome = Outcome()
@@ -109,6 +117,7 @@ class Run:
 
     async def go(self) -> Outcome:
         """Connect, send everything, and return when everything is answered or has failed."""
+        balancing = asyncio.create_task(self._balance())
         await asyncio.gather(*(self._connect() for _ in range(self._plan.connections)))
         started = time.perf_counter()
         if self._plan.rate:
@@ -118,13 +127,23 @@ class Run:
                 self._feed(connection)
         async with asyncio.timeout(PATIENCE_S + len(self._plan.requests) / max(self._plan.rate, 100)):
             await self._done
+        balancing.cancel()
         self.outcome.seconds = time.perf_counter() - started
         self.outcome.statuses = {group: dict(counts) for group, counts in self._statuses.items()}
         return self.outcome
 
+    async def _balance(self) -> None:
+        """Ask which ports are ready, as a load balancer's health check does."""
+        ports = [self._plan.port, *self._plan.others]
+        while len(ports) > 1:
+            answers = await asyncio.gather(*(_is_ready(self._plan.host, port) for port in ports))
+            found = [port for port, yes in zip(ports, answers, strict=True) if yes]
+            self._ports = cycle(found or ports)
+            await asyncio.sleep(HEALTH_CHECK_S)
+
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self), self._plan.host, self._plan.port)
+        _, connection = await loop.create_connection(lambda: Connection(self), self._plan.host, next(self._ports))
         self._idle.append(connection)
 
     async def _open_loop(self, started: float) -> None:
@@ -136,6 +155,7 @@ class Run:
                 self._next += 1
             while self._due and self._idle:
                 self._send(self._idle.popleft(), *self._due.popleft())
+            self._dial(len(self._due))
             await asyncio.sleep(0.0005)
 
     def _feed(self, connection: Connection) -> None:
@@ -157,23 +177,29 @@ class Run:
         self._feed(connection)
 
     def lost(self, connection: Connection) -> None:
-        """Replace a connection that ended; its request has failed."""
+        """Take note of a connection that ended; its request has failed."""
         if connection.current is not None:
             self._count(connection, 0)
         elif connection in self._idle:
             self._idle.remove(connection)
-        if self._left:
+        self._closed += 1
+        self._dial(len(self._due) if self._plan.rate else self._closed)
+
+    def _dial(self, wanted: int) -> None:
+        """Replace ended connections, as a sender's HTTP client does: when it has something to send, and not before."""
+        for _ in range(min(wanted, self._closed)):
+            self._closed -= 1
             asyncio.get_running_loop().create_task(self._replace())
 
     async def _replace(self) -> None:
-        try:
-            await self._connect()
-        except OSError:
-            await asyncio.sleep(0.05)
-            if self._left:
-                await self._replace()
-            return
-        self._feed(self._idle.pop())
+        while self._left:
+            try:
+                await self._connect()
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                self._feed(self._idle.pop())
+                return
 
     def _count(self, connection: Connection, status: int) -> None:
         if connection.current is None:
@@ -187,6 +213,17 @@ class Run:
         self._left -= 1
         if not self._left and not self._done.done():
             self._done.set_result(None)
+
+
+async def _is_ready(host: str, port: int) -> bool:
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET /ready HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        first = await reader.readline()
+        writer.close()
+    except OSError:
+        return False
+    return b" 200 " in first
 
 
 async def run(plan: Plan) -> Outcome:

@@ -7,12 +7,13 @@ import random
 import signal
 import statistics
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 
 from bench.gateway.load import Outcome, Plan, Request
 from bench.gateway.workload import mixed_sizes, request, shape, total_bytes
 from bench.gateway.world import Target, World, world
-from bench.processes import Server
-from chassis.testing.ports import LOOPBACK
+from bench.processes import Server, ready
+from chassis.testing.ports import LOOPBACK, free_port
 from chassis.testing.service_kit import declared_topics
 from contracts.topics import GATEWAY_EVENTS, TOPICS, Lane
 
@@ -24,6 +25,7 @@ SMALL_BYTES = 1_200
 ROUNDS = 5
 REQUESTS = 40_000
 WARM_UP = 15_000
+RESTART_RATE_PER_S, RESTART_S, RESTART_EVERY_S = 300.0, 30, 5.0
 OUTAGES_S = (10, 60, 600)
 # The bar for an acknowledgement (gateway.md B4, p99).
 ACK_BAR_S = 0.025
@@ -173,6 +175,52 @@ async def _stopped(servers: World, *, after_s: float, for_s: float) -> None:
     process.ref.signal(signal.SIGSTOP)
     await asyncio.sleep(for_s)
     process.ref.signal(signal.SIGCONT)
+
+
+async def restart() -> None:
+    """Replace the gateway behind a load balancer under load, beside stopping it and starting it anew."""
+    with world() as servers:
+        target = await _prepared(servers)
+        count = int(RESTART_RATE_PER_S * RESTART_S)
+        for name, replace in (("rolling", _rolled), ("stop, then start", _stopped_and_started)):
+            first, second = free_port(), free_port()
+            ended = asyncio.Event()
+            replacing = asyncio.create_task(replace(servers, (first, second), ended))
+            await ready(f"http://{LOOPBACK}:{first}/ready")
+            plan = Plan(LOOPBACK, first, 64, RESTART_RATE_PER_S, _small(target, count), others=(second,))
+            outcome = await servers.load(plan)
+            ended.set()
+            replaced = await replacing
+            print(f"{name:<16} {replaced} replaced: {_summary(outcome)}")
+
+
+async def _rolled(servers: World, ports: tuple[int, int], ended: asyncio.Event) -> int:
+    """Run gateways one after another, each ready before the one before it is asked to leave."""
+    replaced = 0
+    async with AsyncExitStack() as running:
+        await running.enter_async_context(servers.gateway(ports[0]))
+        while not await _within(ended, RESTART_EVERY_S):
+            other = AsyncExitStack()
+            replaced += 1
+            await other.enter_async_context(servers.gateway(ports[replaced % 2]))
+            await running.aclose()
+            running.push_async_exit(other)
+    return replaced
+
+
+async def _stopped_and_started(servers: World, ports: tuple[int, int], ended: asyncio.Event) -> int:
+    replaced = -1
+    while not ended.is_set():
+        async with servers.gateway(ports[0]):
+            await _within(ended, RESTART_EVERY_S)
+        replaced += 1
+    return replaced
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 def _recovery(outcome: Outcome, rate_per_s: float, *, back_at_s: float) -> str:

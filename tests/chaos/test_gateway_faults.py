@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -138,8 +139,7 @@ class Faults:
         await asyncio.to_thread(self._stack.start, "gateway")
 
     async def gateway_replaced(self) -> None:
-        await asyncio.to_thread(self._stack.stop, "gateway")
-        await asyncio.to_thread(self._stack.start, "gateway")
+        await asyncio.to_thread(self._stack.restart, "gateway")
 
     async def impatient_clients(self) -> None:
         """Senders that give up at once and repeat: the usual source of duplicates."""
@@ -177,9 +177,9 @@ class Faults:
             server.process.ref.signal(signal.SIGCONT)
 
 
-async def send_until_acknowledged(target: Target, numbers: list[int], folder: Path) -> int:
-    """Send events until each got a 200; returns how many answers were no yes."""
-    where, repeats = urlsplit(target.url), 0
+async def send_until_acknowledged(target: Target, numbers: list[int], folder: Path) -> Counter[int]:
+    """Send events until each got a 200; returns the answers that were no yes: 503, or 0 for a broken connection."""
+    where, repeats = urlsplit(target.url), Counter[int]()
     while numbers:
         requests = await asyncio.to_thread(_requests, target, numbers)
         plan = Plan(where.hostname or "", where.port or 80, CONNECTIONS, 0, requests)
@@ -187,12 +187,13 @@ async def send_until_acknowledged(target: Target, numbers: list[int], folder: Pa
             outcome: Outcome = await run_in_process(plan, folder)
         except RuntimeError:
             # The gateway was away when the connections were made.
+            repeats[0] += CONNECTIONS
             await asyncio.sleep(0.5)  # lint-skip: PB011 a provider waits before it sends again
             continue
         answers = {index: status for index, status, _ in outcome.answered}
         assert set(answers.values()) <= {200, 503, 0}, set(answers.values())
         numbers = [number for index, number in enumerate(numbers) if answers.get(index) != 200]
-        repeats += len(numbers)
+        repeats.update(status for status in answers.values() if status != 200)
     return repeats
 
 
@@ -222,7 +223,7 @@ async def test_what_was_acknowledged_is_stored_and_took_effect_once_whatever_fai
     target = Target(tenant, await asyncio.to_thread(connect, platform, tenant))
     await until(lambda: _served(target), "the endpoint is served")
     each = DELIVERIES // CHUNKS
-    repeats: dict[str, int] = {}
+    repeats: dict[str, Counter[int]] = {}
     for chunk, fault in enumerate(Faults(platform, target).table()):
         async with during(fault):
             name = getattr(fault, "__name__", "")
@@ -230,7 +231,10 @@ async def test_what_was_acknowledged_is_stored_and_took_effect_once_whatever_fai
                 target, list(range(chunk * each, (chunk + 1) * each)), tmp_path
             )
     logging.getLogger(__name__).info("%d acknowledged; answers that were no yes: %s", DELIVERIES, repeats)
-    assert repeats["nothing"] == 0, "after all faults the platform takes everything at once"
+    # On one port without a load balancer, a connection that was just made may end with the process that accepted it.
+    assert repeats["gateway_replaced"][503] == 0, "a rolling restart refuses nothing"
+    assert repeats["gateway_replaced"][0] < CONNECTIONS
+    assert not repeats["nothing"], "after all faults the platform takes everything at once"
 
     sync, ledger = platform.stack.database_url("sync-worker"), platform.stack.database_url("ledger")
     await until(lambda: _count(sync, "SELECT count(*) FROM payments WHERE tenant = $1", tenant), "every effect", 300)

@@ -1,4 +1,4 @@
-"""`python -m tools.dev setup|up|down|status|logs|env`: the commands behind make; never runs anything itself."""
+"""`python -m tools.dev setup|up|down|restart|status|logs|env`: the commands behind make; never runs anything itself."""
 
 from __future__ import annotations
 
@@ -79,6 +79,20 @@ def down(_arguments: argparse.Namespace) -> int:
     return 0
 
 
+def restart(arguments: argparse.Namespace) -> int:
+    """Restart one service with the code and settings of now; the gateway without refusing a request."""
+    if arguments.name not in BY_NAME:
+        print(f"no such service: {arguments.name}; there are {', '.join(BY_NAME)}")
+        return 1
+    stack = _stack(Progress())
+    if not stack.running():
+        print("not running; run: make up")
+        return 1
+    stack.restart(arguments.name)
+    _print_table(stack)
+    return 0
+
+
 def status(_arguments: argparse.Namespace) -> int:
     """Print the processes; exit code 1 unless all are ready."""
     stack = _stack()
@@ -113,6 +127,7 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "setup": setup,
     "up": up,
     "down": down,
+    "restart": restart,
     "status": status,
     "logs": logs,
     "env": env,
@@ -127,6 +142,8 @@ def main() -> int:
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
         if name == "setup":
             command.add_argument("--with-lint", action="store_true", help="also what make lint needs (promtool)")
+        if name == "restart":
+            command.add_argument("name", help="a service, as make status names it")
         if name == "logs":
             command.add_argument("names", nargs="*", help="processes, as make status names them")
     arguments = parser.parse_args()

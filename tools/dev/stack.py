@@ -145,6 +145,27 @@ class Stack:
             self._launch(BY_NAME[name], extra_env or {})
         self._await_ready(BY_NAME[name])
 
+    def restart(self, name: str) -> None:
+        """Replace a running service by a new process. Where two may overlap, the new one is ready before the old stops.
+
+        Both have the port meanwhile, so no request is refused. ProcessError, and the old one runs on, when the new one
+        does not get ready.
+        """
+        spec, old = BY_NAME[name], self._services[name]
+        if not spec.overlaps:
+            old.stop(STOP_GRACE_S)
+            self.start(name)
+            return
+        self._launch(spec, {"PATCHBAY_LISTEN_WHEN_READY": "true"})
+        try:
+            self._await_ready(spec)
+        except BaseException:
+            self._services[name].kill()
+            self._services[name] = old
+            self._state.record(name, old)
+            raise
+        old.stop(STOP_GRACE_S)
+
     def launch(self, name: str) -> None:
         """Start one service that is not running, without waiting for it."""
         self._launch(BY_NAME[name], {})
@@ -254,7 +275,8 @@ class Stack:
         with self._progress.step(f"waiting for {spec.name}"):
             try:
                 wait_until(
-                    lambda: readiness(url).ready,
+                    # A process that shares its port with the one it replaces is not ready because that one is.
+                    lambda: (answer := readiness(url)).ready and answer.pid == process.pid,
                     deadline_s=READY_DEADLINE_S,
                     what=spec.name,
                     process=process,

@@ -16,7 +16,10 @@ INFRASTRUCTURE_PORTS: Final = {"kafka": 8790, "kafka-controller": 8791, "postgre
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """One process of the platform: module to run, port to prefer, database it owns, its own settings."""
+    """One process of the platform: module to run, port to prefer, database it owns, its own settings.
+
+    `overlaps`: two of it may run at once, so that one replaces the other without a request refused.
+    """
 
     name: str
     module: str
@@ -24,6 +27,7 @@ class ServiceSpec:
     url_variable: str
     database: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    overlaps: bool = False
 
 
 SERVICES: Final[tuple[ServiceSpec, ...]] = (
@@ -33,6 +37,7 @@ SERVICES: Final[tuple[ServiceSpec, ...]] = (
         8700,
         "GATEWAY_URL",
         settings={"PATCHBAY_ROLE": "ingest", "PATCHBAY_VENDOR_KEY_OVERRIDE": "{vendor_keys_url}"},
+        overlaps=True,
     ),
     ServiceSpec(
         "ledger",

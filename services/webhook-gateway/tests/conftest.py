@@ -249,6 +249,7 @@ class Bench:
     publisher: RecordingPublisher = field(default_factory=RecordingPublisher)
     memory: DictMemory = field(default_factory=DictMemory)
     vendor_keys: VendorKeys = field(default_factory=VendorKeys)
+    leaving: bool = False
 
     def __post_init__(self) -> None:
         publisher: Any = self.publisher
@@ -277,6 +278,7 @@ class Bench:
             trusted_proxies=networks(self.trusted_proxies),
             max_body_bytes=LIMIT,
             times=Times(body=self.body_timeout_s, publish=self.publish_timeout_s),
+            leaving=lambda: self.leaving,
         )
         fallback: Any = None
         self.app = Hooks(edge, fallback)

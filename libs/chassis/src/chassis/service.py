@@ -104,8 +104,15 @@ class Service:
         self._draining.append(drain)
 
     def put_in_front(self, front: Callable[[RsgiApp], RsgiApp]) -> None:
-        """Serve with an RSGI app of the service's own that hands on what is not its (the gateway's hot path)."""
+        """Serve with an RSGI app of the service's own that hands on what is not its (the gateway's hot path).
+
+        Once `leaving` is true, it should end each connection with its answer: there are `farewell_s` to go elsewhere.
+        """
         self._front = front
+
+    def leaving(self) -> bool:
+        """Tell whether the process was asked to stop; requests are still served."""
+        return self._stop.is_set()
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then drain. Blocking; exits with status 1 when a part of the service died."""
@@ -134,24 +141,46 @@ class Service:
             stack.callback(lambda: [task.cancel() for task in running])
             await self._start(stack, lambda name, run: running.append(tasks.create_task(self._watched(name, run))))
             settle_garbage_collector()
-            self._starting = ""
             gauge(SERVICE_READY).labels(self.name).set(1)
             log.info("ready", port=self.settings.http_port)
             await self._stop.wait()
             gauge(SERVICE_READY).labels(self.name).set(0)
             self._starting = "draining"
             log.info("draining")
+            if self._front is not None:
+                await self.clock.sleep(self.settings.farewell_s)
             await stack.aclose()
             for task in running:
                 task.cancel()
 
     async def _start(self, stack: AsyncExitStack, spawn: Callable[[str, Background], None]) -> None:
+        server = self._server()
+        if not self.settings.listen_when_ready:
+            await server.start()
+            stack.push_async_callback(server.stop)
+        await self._open_stores(stack, spawn)
+        await self._load_state(spawn)
+        for drain in self._draining:
+            stack.push_async_callback(drain)
+        for name, run in self._background:
+            spawn(name, run)
+        if self._loops.loops:
+            self._starting = "joining consumer groups"
+            await self._loops.start()
+            stack.push_async_callback(self._loops.stop)
+        spawn("watchdog", self._watch)
+        self._starting = ""
+        await server.start()
+        # Registered a second time, so that on the way down intake stops before anything that requests depend on.
+        stack.push_async_callback(server.stop)
+
+    def _server(self) -> HttpServer:
         app: Any = build_app(self._routes, live=self._live_problems, ready=self._ready_problems)
         if self._front is not None:
             app = self._front(serve_asgi(app))
-        server = HttpServer(app, self.settings.http_host, self.settings.http_port, rsgi=self._front is not None)
-        await server.start()
-        stack.push_async_callback(server.stop)
+        return HttpServer(app, self.settings.http_host, self.settings.http_port, rsgi=self._front is not None)
+
+    async def _open_stores(self, stack: AsyncExitStack, spawn: Callable[[str, Background], None]) -> None:
         if self.database is not None:
             self._starting = "waiting for the database"
             await self.database.open()
@@ -165,23 +194,14 @@ class Service:
             spawn("outbox relay", relay.run)
             stack.push_async_callback(relay.drain, RELAY_DRAIN_S)
             spawn("inbox sweep", self._sweep_inbox)
+
+    async def _load_state(self, spawn: Callable[[str, Background], None]) -> None:
         for reader in self._readers:
             spawn("state reader", reader.run)
         self._starting = "reading state topics"
         async with asyncio.timeout(STATE_LOAD_TIMEOUT_S):
             for reader in self._readers:
                 await reader.loaded.wait()
-        for drain in self._draining:
-            stack.push_async_callback(drain)
-        for name, run in self._background:
-            spawn(name, run)
-        if self._loops.loops:
-            self._starting = "joining consumer groups"
-            await self._loops.start()
-            stack.push_async_callback(self._loops.stop)
-        spawn("watchdog", self._watch)
-        # Registered a second time, so that on the way down intake stops before anything that requests depend on.
-        stack.push_async_callback(server.stop)
 
     async def _watched(self, name: str, run: Background) -> None:
         try:

@@ -22,6 +22,14 @@ class ServiceSettings(BaseSettings):
     jwks: str = Field(description="path or https URL of the token issuer's JWKS")
     jwt_issuer: str = Field(description="required `iss` of bearer tokens")
     jwt_audience: str = Field(default="patchbay", description="required `aud` of bearer tokens")
+    farewell_s: float = Field(
+        default=1.0,
+        ge=0,
+        description="after SIGTERM a gateway serves on so long while /ready says no: until load balancers have noticed",
+    )
+    listen_when_ready: bool = Field(
+        default=False, description="listen only once ready: for a start beside the process that this one replaces"
+    )
     log_level: str = Field(default="INFO", description="level of the JSON logs on standard output")
     trace_file: Path | None = Field(default=None, description="file for spans as JSON lines; OTLP is used when unset")
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1, description="share of new traces that are recorded")

@@ -103,6 +103,7 @@ def _ingest(settings: Settings) -> Service:
         trusted_proxies=networks(settings.trusted_proxies),
         max_body_bytes=settings.max_body_bytes,
         times=Times(body=settings.body_timeout_s, publish=settings.publish_timeout_s),
+        leaving=service.leaving,
     )
     service.add_reader(reader)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, admission.apply))

@@ -17,11 +17,11 @@ from webhook_gateway.metrics import IN_FLIGHT
 
 # Of slots and bytes, for endpoints that may carry critical events.
 RESERVED_SHARE: Final = 0.25
-# Work that cannot be critical begins at most so often in one round of the event loop (0.1 ms each), whatever the flood: a
-# critical delivery that arrives finds no more than that before it. The others wait, read, for their turn.
+# Work that cannot be critical begins at most so often in one round of the event loop, 0.1 ms each: whatever the flood,
+# a critical delivery that arrives finds no more than that before it. The others wait, read, for their turn.
 STARTS_PER_ROUND: Final = 8
 # So many of them wait for the broker at once: what one acknowledgement sets free has to be answered in one round, too.
-# By Little's law 128 are 25,000/s at an acknowledgement of 5 ms, so it is the processor that ends the rate and not this.
+# By Little's law 128 are 25,000/s at an acknowledgement of 5 ms, so the processor ends the rate and not this.
 TURNS: Final = 128
 # A deadline passes up to this much late.
 SWEEP_S: Final = 0.05

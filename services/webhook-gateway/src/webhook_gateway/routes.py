@@ -7,7 +7,7 @@ nor believe anything of a request before `Ingest` has verified it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -95,7 +95,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the edge is made of; `loaded` is set once all endpoints are known."""
+    """What the edge is made of; `loaded` is set once all endpoints are known, `leaving` tells of a stop."""
 
     endpoints: EndpointRegistry
     loaded: asyncio.Event
@@ -108,6 +108,7 @@ class Edge:
     trusted_proxies: tuple[Network, ...]
     max_body_bytes: int
     times: Times
+    leaving: Callable[[], bool]
 
 
 class Hooks:
@@ -129,17 +130,17 @@ class Hooks:
         if address is None and not edge.loaded.is_set():
             # A sender may take a 404 for final, and right after a start nobody knows yet what there is.
             bound_counter(DELIVERIES, "", "not_loaded").inc()
-            _reply(exchange, unavailable("the endpoints are being loaded"))
+            self._reply(exchange, unavailable("the endpoints are being loaded"))
             return
         if address is None:
             bound_counter(DELIVERIES, "", "unknown_endpoint").inc()
-            _reply(exchange, problem(404, "unknown_endpoint", "no such endpoint"))
+            self._reply(exchange, problem(404, "unknown_endpoint", "no such endpoint"))
             return
         slug = address.endpoint.provider.slug
         flight = edge.flights.enter(edge.times.body, critical=address.endpoint.may_be_critical)
         if flight is None:
             bound_counter(DELIVERIES, slug, "no_slot").inc()
-            _reply(exchange, unavailable("too many requests are in flight"))
+            self._reply(exchange, unavailable("too many requests are in flight"))
             return
         try:
             answer = await self._serve(address, scope, exchange, flight)
@@ -152,7 +153,7 @@ class Hooks:
             answer = unavailable(busy.detail)
         finally:
             edge.flights.leave(flight)
-        _reply(exchange, answer)
+        self._reply(exchange, answer)
         bound_histogram(ACK_SECONDS, slug).observe(edge.clock.monotonic() - started)
 
     async def _serve(self, address: Address, scope: Scope, exchange: Exchange, flight: Flight) -> Answer:
@@ -180,6 +181,15 @@ class Hooks:
             if not edge.flights.landed(flight):
                 raise
             return edge.ingest.not_written(arrival, "broker_timeout")
+
+    def _reply(self, exchange: Exchange, answer: Answer) -> None:
+        headers = answer.header_list()
+        if self._edge.leaving():
+            headers.append(("connection", "close"))
+        if answer.body:
+            exchange.response_bytes(answer.status, headers, answer.body)
+        else:
+            exchange.response_empty(answer.status, headers)
 
     async def _turn(self, flight: Flight) -> None:
         """Wait for a turn; raises `_Busy` when none comes in time."""
@@ -276,10 +286,3 @@ def _arrival(address: Address, scope: Scope, headers: RequestHeaders, body: byte
     provider = address.endpoint.provider
     url = provider.request_url(address.url, scope.query_string) if scope.query_string else address.url
     return Arrival(address.endpoint, InboundRequest(scope.method, url, headers, body, scope.query_string), received_at)
-
-
-def _reply(exchange: Exchange, answer: Answer) -> None:
-    if answer.body:
-        exchange.response_bytes(answer.status, answer.header_list(), answer.body)
-    else:
-        exchange.response_empty(answer.status, answer.header_list())

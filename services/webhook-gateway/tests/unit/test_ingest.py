@@ -379,3 +379,13 @@ async def test_whatever_comes_the_answer_is_one_of_these(make_bench: Callable[..
     assert reply.status in fine | {webhook.refused_status, 400, 403, 405, 408, 413, 503}
     if bench.publisher.fail_from == 0 and bench.accepted:
         assert reply.status == 503, "nothing is accepted that the broker does not have"
+
+
+async def test_a_process_that_leaves_still_takes_deliveries_and_sends_their_senders_elsewhere(make_bench: Any) -> None:
+    bench = make_bench()
+    signer = bench.connect(PLAIN)
+    assert "connection" not in (await bench.deliver(signer)).headers
+    bench.leaving = True
+    reply = await bench.deliver(signer)
+    assert reply.status == PLAIN.webhook.success_status
+    assert reply.headers["connection"] == "close"

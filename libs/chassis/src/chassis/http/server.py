@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -95,11 +96,14 @@ def build_app(routes: Sequence[BaseRoute], *, live: Problems, ready: Problems) -
 
 
 def _probe(problems: list[str]) -> Response:
-    return JSONResponse({"ok": not problems, "problems": problems}, 503 if problems else 200)
+    # The process, since two of them share the port while one replaces the other.
+    return JSONResponse({"ok": not problems, "problems": problems, "pid": os.getpid()}, 503 if problems else 200)
 
 
 class HttpServer:
     """granian inside the service's event loop, so that one loop owns intake and drain.
+
+    The port is bound with SO_REUSEPORT: while one process replaces another, the kernel spreads connections over both.
 
     `rsgi` says that `app` speaks granian's own interface instead of ASGI. HTTP/1.1 only: a proxy in front ends TLS and
     HTTP/2, whose default of 16 MiB of headers would be one more thing to bound.
@@ -122,7 +126,9 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen; raises `OSError` when the port is taken."""
+        """Listen, unless it listens already; raises `OSError` when the port is taken by another program."""
+        if self._task is not None:
+            return
         self._task = asyncio.create_task(self._server.serve())
         # A bind error ends the task at once; anything later is the server's life.
         done, _ = await asyncio.wait({self._task}, timeout=0.2)
