@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -280,8 +280,7 @@ class Bench:
             times=Times(body=self.body_timeout_s, publish=self.publish_timeout_s),
             leaving=lambda: self.leaving,
         )
-        fallback: Any = None
-        self.app = Hooks(edge, fallback)
+        self.app = Hooks(edge, cast("Any", None))
 
     def connect(self, provider: Provider, options: dict[str, str] | None = None, **settings: Any) -> Signer:
         """Configure an endpoint of a provider with one fresh secret."""
