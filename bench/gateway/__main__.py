@@ -15,6 +15,7 @@ SCENARIOS = {
     "rate": scenarios.rate,
     "latency": scenarios.latency,
     "mixed": scenarios.mixed,
+    "sizes": scenarios.sizes,
     "flood": scenarios.flood,
     "memory": scenarios.memory,
     "outage": scenarios.outage,

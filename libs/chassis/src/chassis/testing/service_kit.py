@@ -185,6 +185,7 @@ async def produce(bootstrap: str, topic: Topic, key: str, *events: Event, tenant
                 data=encode(event),
                 extensions=extensions,
             )
-            await publisher.publish(topic, key, envelope)
+            # A busy broker that has just made all topics takes its time to lead their partitions.
+            await publisher.publish(topic, key, envelope, timeout_s=30)
     finally:
         await publisher.stop()
