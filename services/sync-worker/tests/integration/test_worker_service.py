@@ -97,7 +97,7 @@ async def provider(requests: list[str]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
 
-def delivery(connection: str, external_id: str) -> Envelope:
+def delivery(connection: str, external_id: str, *, fingerprint: str = "f1", **snapshot: Any) -> Envelope:
     attributes = DeliveryAttributes(
         delivery=str(uuid4()),
         provider="payer",
@@ -112,8 +112,9 @@ def delivery(connection: str, external_id: str) -> Envelope:
         keyid="k1",
         bodysha256="",
         entity=f"payment:{external_id}",
+        fingerprint=fingerprint,
     )
-    body = json.dumps({"external_id": external_id}).encode()
+    body = json.dumps({"external_id": external_id} | snapshot).encode()
     return Envelope(attributes.event, "gateway", DELIVERY_ACCEPTED, body, extensions=attributes.extensions())
 
 
@@ -123,6 +124,16 @@ async def deliver_twice(bootstrap: str, envelope: Envelope) -> None:
     for _ in range(2):
         await publisher.publish(GATEWAY_EVENTS[Lane.CRITICAL], "k", envelope)
     await publisher.stop()
+
+
+async def buried(bootstrap: str, external_id: str) -> set[str]:
+    """Return why a payment's deliveries became dead letters."""
+
+    async def letters() -> list[str]:
+        seen = await read_topic(bootstrap, GATEWAY_EVENTS[Lane.CRITICAL].dlq)
+        return [one.header("x-error-code") for one in seen if one.header("ce_event") == f"evt-{external_id}"]
+
+    return set(await until(letters, "a dead letter"))
 
 
 def refund(saga: UUID, payment: str, key: str) -> RefundPayment:
@@ -161,6 +172,10 @@ async def test_a_delivery_becomes_a_payment_and_a_command_one_refund(
 
             (payment,) = await until(known, "the payment is known")
             assert (payment["external_id"], payment["version"]) == (external_id, 1)
+            # What the gateway's memory would have kept back, had Redis been there.
+            await deliver_twice(servers.kafka, delivery(connection, external_id, fingerprint="f2", amount=5, fence=9))
+            assert await buried(servers.kafka, external_id) == {"event_conflict"}
+            assert (await known()) == [payment], "a conflict has no effect"
             saga = uuid4()
             command = refund(saga, payment["id"], external_id)
             # Twice, as two facts: the inbox does not know that they are the same command.

@@ -27,6 +27,8 @@ BREAK_S: Final = 1.0
 MAX_BATCH: Final = 512
 _PREFIX: Final = b"gw:seen:"
 _HASH_BYTES: Final = 16
+# How long a fingerprint is where it is written as text.
+FINGERPRINT_CHARS: Final = 2 * _HASH_BYTES
 
 # Looks up the first ARGV[1] keys and sets the others; one round trip for a whole tick of requests. SET NX keeps the
 # first delivery of an event as the one that repeats are compared with.

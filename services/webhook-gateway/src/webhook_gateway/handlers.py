@@ -90,7 +90,7 @@ class Handlers:
             replay=attributes.replay,
             event_id=_text(attributes.event),
             event_type=_text(attributes.eventtype),
-            event_sha256=hashlib.sha256(own).hexdigest() if _is_part(attributes) else attributes.bodysha256,
+            event_sha256=_event_hash(attributes, own),
             api_version=_text(attributes.apiversion),
             entity=_text(attributes.entity),
             items=attributes.items,
@@ -132,7 +132,7 @@ class Handlers:
                 known[event] = deliveries.KnownEvent(delivery.id, delivery.event_sha256, delivery.origin)
             elif first.delivery != delivery.id:
                 # A vendor's list need not spell an event as its webhook did, byte for byte.
-                alike = first.sha256 == delivery.event_sha256 or "reconcile" in (first.origin, delivery.origin)
+                alike = _same(first.sha256, delivery.event_sha256) or "reconcile" in (first.origin, delivery.origin)
                 delivery.outcome = "duplicate" if alike else "conflict"
                 delivery.first_delivery = first.delivery
 
@@ -252,6 +252,19 @@ def _own_bytes(attributes: DeliveryAttributes, data: bytes) -> bytes:
         return attributes.payload(data)
     except Invalid:
         return data
+
+
+def _event_hash(attributes: DeliveryAttributes, own: bytes) -> str:
+    """Return what repeats of an event are compared by: the gateway's fingerprint, or else a hash of what is here."""
+    if attributes.fingerprint:
+        return attributes.fingerprint
+    return hashlib.sha256(own).hexdigest() if _is_part(attributes) else attributes.bodysha256
+
+
+def _same(one: str, other: str) -> bool:
+    """Compare what `_event_hash` returned: a fingerprint is the first half of the hash, where nothing is volatile."""
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
 
 
 def _is_part(attributes: DeliveryAttributes) -> bool:

@@ -32,7 +32,8 @@ class Delivery(Base, table=True):
     became of the last three: released, discarded or reverified. `first_delivery` is the delivery that this one
     repeats. `claim` names a body in the claim-check store, `place` where item 0 is in its request. A repeat that the
     gateway suppressed has no body, and a negative item. `document` is the body as JSON, redacted, for search; NULL when
-    it is large or no JSON.
+    it is large or no JSON. `event_sha256` is what repeats are compared by: the gateway's fingerprint of the event, or,
+    of older deliveries, the whole hash of its bytes.
     """
 
     __tablename__ = "deliveries"

@@ -94,6 +94,7 @@ def records(
             ("ce_eventtype", _encoded(item.event_type)),
             ("ce_tenant", event.tenant.encode()),
             ("ce_lane", _LANES[event.lane]),
+            ("ce_fingerprint", event.seen.fingerprint.hex().encode()),
         ]
         key = arrival.endpoint.id
         if item.entity is not None:

@@ -24,6 +24,7 @@ from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.ids import uuid7
 from contracts.topics import GATEWAY_EVENTS, Lane
 from webhook_gateway import audit
+from webhook_gateway.dedup import FINGERPRINT_CHARS
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.metrics import LEDGER_HELD, LEDGER_REPLAYED, LEDGER_REPLAYS_OPEN
 from webhook_gateway.models import ReplayJob
@@ -116,6 +117,8 @@ def attributes_of(stored: Mapping[str, Any], *, origin: str, replay: str) -> Del
         "cards": stored["cards"],
         "claim": stored["claim"],
         "place": stored["place"],
+        # A whole hash is no fingerprint: the delivery was stored before its events had one, or was never asked for it.
+        "fingerprint": stored["event_sha256"] if len(stored["event_sha256"]) == FINGERPRINT_CHARS else "",
     }
     return DeliveryAttributes(**values)
 

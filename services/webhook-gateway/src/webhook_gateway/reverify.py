@@ -27,7 +27,7 @@ from providers.sdk import InboundRequest, Refused, Verified, WebhookItem
 from providers.tenants import tenant_of
 from webhook_gateway import audit, privacy
 from webhook_gateway.arrival import Arrival
-from webhook_gateway.dedup import Seen
+from webhook_gateway.dedup import Seen, fingerprint
 from webhook_gateway.endpoint_book import EndpointBook
 from webhook_gateway.endpoints import Endpoint, EndpointRegistry
 from webhook_gateway.records import Body, Event, Record, records
@@ -147,7 +147,7 @@ def _records(arrival: Arrival, verified: Verified, now: datetime) -> list[Record
             tenant=tenant_of(configured.tenant, configured.tenant_routes, item),
             lane=arrival.endpoint.classifier.lane(item, arrival.received_at),
             key=b"",
-            seen=Seen(arrival.delivery, b""),
+            seen=Seen(arrival.delivery, fingerprint(arrival.endpoint.provider.identity(item))),
         )
         for item in _split(arrival, body.plain)
     ]

@@ -56,6 +56,7 @@ def add_shared_tables(metadata: sa.MetaData) -> None:
         sa.Column("consumer", sa.Text, primary_key=True),
         sa.Column("message_id", sa.Text, primary_key=True),
         sa.Column("at", INSTANT, nullable=False, server_default=now),
+        sa.Column("fingerprint", sa.Text),
         sa.Index(None, "at", postgresql_using="brin"),
     )
     sa.Table(

@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from chassis.clock import Clock, SystemClock
 from chassis.db import inbox, parking
 from chassis.db.connection import is_retryable, is_unavailable
 from chassis.db.database import Database, UnitOfWork
+from chassis.kafka import repeats
 from chassis.kafka.failures import (
     DlqLimit,
     DlqLimitReached,
@@ -84,7 +85,7 @@ class LoopOptions:
 
     max_records: int = 1000
     width: int = 2
-    dedupe_by: Literal["fact", "position"] = "fact"
+    dedupe_by: repeats.DedupeBy = "fact"
     ordered: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_dead_ratio: float = 0.1
@@ -263,20 +264,21 @@ class BatchLoop:
             parked = await parking.lock_parked(uow.connection, self.consumer, _keys(messages))
         ready, followers = self._sort_by_turn(messages, parked)
         await parking.park_records(uow.connection, self.consumer, [_parked(m) for m in followers])
-        identified = [(self._dedupe_id(message), message) for message in ready]
-        new = await inbox.claim(uow.connection, self.consumer, [identifier for identifier, _ in identified])
-        fresh: list[Message] = []
-        for identifier, message in identified:
-            if identifier in new:
-                new.discard(identifier)
-                fresh.append(message)
+        fresh, conflicts = await repeats.take_new(uow, self.consumer, ready, self.options.dedupe_by)
+        if conflicts:
+            await repeats.bury(uow, self.consumer, conflicts, self._topics)
         if fresh:
             await self._handler(uow, fresh)
         for key, state in parked.items():
             if any(_key(m) == key and m.origin.offset == state.head_offset for m in ready):
                 await self._release(uow, key)
-        dropped = len(messages) - len(fresh) - len(followers)
-        return {"applied": len(fresh), "duplicate": dropped, "parked": len(followers)}
+        dropped = len(messages) - len(fresh) - len(conflicts) - len(followers)
+        return {
+            "applied": len(fresh),
+            "duplicate": dropped,
+            "conflict": len(conflicts),
+            "parked": len(followers),
+        }
 
     def _sort_by_turn(
         self, messages: Sequence[Message], parked: dict[parking.Key, parking.ParkedKey]
@@ -300,9 +302,6 @@ class BatchLoop:
             elif _is_retry(message):
                 ready.append(message)
         return ready, followers
-
-    def _dedupe_id(self, message: Message) -> str:
-        return message.envelope.dedupe_id if self.options.dedupe_by == "fact" else message.origin.position
 
     async def _release(self, uow: UnitOfWork, key: parking.Key) -> None:
         for record in await parking.release(uow.connection, self.consumer, key):

@@ -71,7 +71,8 @@ class DeliveryAttributes:
     why the delivery is not in a lane. `cards` counts the card numbers that were found in the body. `claim` is the
     SHA-256 under which a body too large for the broker lies in the claim-check store; the record's value is empty then.
     `place` is where the event stands in a body that is more than the event: a JSON pointer, `form:` and a field, or
-    `beside` when the value is the event and the body lies in the claim-check store.
+    `beside` when the value is the event and the body lies in the claim-check store. `fingerprint` is what two bodies of
+    one event are compared by, without the fields that a vendor varies between repeats; empty when nobody knows it.
     """
 
     delivery: str
@@ -99,6 +100,7 @@ class DeliveryAttributes:
     cards: int = 0
     claim: str = ""
     place: str = ""
+    fingerprint: str = ""
 
     def extensions(self) -> dict[str, str]:
         """Return the attributes as CloudEvents extensions; what has its default value is left out."""
@@ -133,6 +135,7 @@ class DeliveryAttributes:
             "cards",
             "claim",
             "place",
+            "fingerprint",
         ):
             value = getattr(self, name)
             if value:

@@ -32,7 +32,7 @@ async def start(ledger: Any, **body: Any) -> dict[str, Any]:
 
 async def test_a_replay_writes_the_same_record_marked_to_its_lane(ledger: Any, make: Any) -> None:
     delivery = uuid7()
-    facts = {"apiversion": "2026-01", "items": 2, "cards": 1, "place": "/events/0"}
+    facts = {"apiversion": "2026-01", "items": 2, "cards": 1, "place": "/events/0", "fingerprint": "ab" * 16}
     first = make.accepted("e1", delivery=delivery, body=b'{"events": [{}, {}]}', lane="critical", **facts)
     await ledger.store(first)
     job = await start(ledger, delivery_ids=[str(delivery)])

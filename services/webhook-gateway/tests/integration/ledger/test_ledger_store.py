@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -46,6 +47,25 @@ async def test_the_same_event_with_another_body_is_a_conflict_and_an_issue(ledge
     assert [one["outcome"] for one in await ledger.search()] == ["conflict", "accepted"]
     [issue] = (await ledger.get("/v1/issues", kind="conflict"))["items"]
     assert (issue["subject"], issue["state"], issue["detail"]["event"]) == ("ep-1", "open", "e1")
+
+
+async def test_what_a_vendor_varies_between_repeats_is_no_conflict(ledger: Any, make: Any) -> None:
+    """The gateway's fingerprint leaves it out; a delivery from before there were any has the whole hash."""
+    body, hashed = b'{"amount": 1}', hashlib.sha256(b'{"amount": 1}').hexdigest()
+    await ledger.store(make.accepted("e1", body=body, fingerprint=hashed[:32]))
+    await ledger.store(make.accepted("e2", body=body, bodysha256=hashed))
+    later = make.start + timedelta(seconds=1)
+    await ledger.store(make.accepted("e1", body=b'{"amount": 1, "try": 2}', fingerprint=hashed[:32], at=later))
+    await ledger.store(make.accepted("e2", body=body, fingerprint=hashed[:32], at=later))
+    await ledger.store(make.accepted("e1", body=body, fingerprint="0" * 32, at=later + timedelta(seconds=1)))
+    found = sorted((one["event_id"], one["received_at"], one["outcome"]) for one in await ledger.search())
+    assert [(event, outcome) for event, _, outcome in found] == [
+        ("e1", "accepted"),
+        ("e1", "duplicate"),
+        ("e1", "conflict"),
+        ("e2", "accepted"),
+        ("e2", "duplicate"),
+    ]
 
 
 @pytest.mark.parametrize("fetched_first", [True, False])
