@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from chassis.claims import ClaimStore
+from chassis.claims.directory import DirectoryClaims
 from chassis.clock import SystemClock
 from chassis.http.rsgi import ProtocolClosed
 from chassis.sealing import Keyring
@@ -262,7 +262,7 @@ class Bench:
         self.rejections = Rejections(publisher, self.clock)
         gate = Gate(keys)
         self.handshakes = Handshakes(gate, keys, self.rejections, publisher, self.keyring)
-        self.claims = ClaimStore(self.folder)
+        self.claims = DirectoryClaims(self.folder)
         self.loaded = asyncio.Event()
         self.loaded.set()
         ports = Ports(publisher, publisher, gate, memory, self.admission, self.rejections, self.claims, self.clock)

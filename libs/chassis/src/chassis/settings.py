@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -44,3 +45,45 @@ class DatabaseSettings(ServiceSettings):
 
     database_url: SecretStr = Field(description="postgresql:// URL with the service's own role")
     database_pool_size: int = Field(default=10, ge=2, description="connections per process")
+
+
+class ClaimSettings(ServiceSettings):
+    """Settings of a service that writes or reads the claim-check store; all of them need the same."""
+
+    claim_store: Literal["directory", "s3"] = Field(
+        default="directory", description="where bodies too large for a record are kept: a directory, or an S3 bucket"
+    )
+    claim_dir: Path = Field(default=Path(".run/claims"), description="claim-check store: the directory")
+    claim_s3_bucket: str = Field(default="", description="claim-check store: the bucket; required with `s3`")
+    claim_s3_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#\s]+)?$",
+        description="URL of the server that speaks S3, without a path. Empty: Amazon's",
+    )
+    claim_s3_region: str = Field(default="us-east-1", min_length=1, description="region that requests are signed for")
+    claim_s3_access_key: SecretStr = Field(
+        default=SecretStr(""), description="access key id; it may get, put, delete and list. Required with `s3`"
+    )
+    claim_s3_secret_key: SecretStr = Field(default=SecretStr(""), description="secret access key; required with `s3`")
+    claim_s3_allow_http: bool = Field(
+        default=False, description="let bodies travel unencrypted: for an http endpoint in a network of your own"
+    )
+    claim_s3_timeout_s: float = Field(
+        default=5.0, gt=0, description="time for one call to the bucket; the gateway's own deadline may end it earlier"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """Refuse a bucket that could not be used, before the first large body does."""
+        if self.claim_store == "s3":
+            given = {
+                "claim_s3_bucket": self.claim_s3_bucket,
+                "claim_s3_access_key": self.claim_s3_access_key.get_secret_value(),
+                "claim_s3_secret_key": self.claim_s3_secret_key.get_secret_value(),
+            }
+            absent = [name for name, value in given.items() if not value]
+            if absent:
+                raise ValueError(f"{', '.join(absent)}: required when claim_store is s3")
+            if self.claim_s3_endpoint.startswith("http://") and not self.claim_s3_allow_http:
+                raise ValueError("claim_s3_endpoint: must be https, unless claim_s3_allow_http is set")
+        return self

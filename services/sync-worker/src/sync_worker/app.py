@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from chassis.claims import ClaimStore
+from chassis.claims import open_claims
 from chassis.clock import SystemClock
 from chassis.db.database import Database
 from chassis.effects.desk import EffectDesk
@@ -72,7 +72,7 @@ def create(settings: Settings) -> Service:
     participant = ProviderEffects(targets, parts.tokens, outbound.path)
     desk = EffectDesk(participant, SYNC_RESULTS, clock)
     executor = Executor(database, desk, participant, clock, width=settings.executors)
-    handlers = Handlers(keyring, desk, clock, ClaimStore(settings.claim_dir))
+    handlers = Handlers(keyring, desk, clock, open_claims(settings))
     service.add_background("effect executor", executor.run)
     service.add_background("token refresh", parts.tokens.run)
     service.add_background("credential re-wrap", Rewrapper(database, vault, clock).run)
@@ -136,7 +136,7 @@ def _catch_up(
     """Add what fetches missed events and keeps subscriptions alive."""
     clock, owner = SystemClock(), f"{socket.gethostname()}:{settings.http_port}:{settings.instance or 0}"
     engine = CatchUp(
-        *(database, outbound.path, ClaimStore(settings.claim_dir), clock),
+        *(database, outbound.path, open_claims(settings), clock),
         owner=owner,
         timing=Timing(interval_s=settings.catch_up_interval_s),
     )

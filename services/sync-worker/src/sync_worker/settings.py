@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from chassis.settings import DatabaseSettings
+from chassis.settings import ClaimSettings, DatabaseSettings
 
 
-class Settings(DatabaseSettings):
+class Settings(DatabaseSettings, ClaimSettings):
     """What the sync worker needs beyond the chassis."""
 
     keyring: Path = Field(description="keyring file that seals credentials and endpoints' secrets")
@@ -36,9 +36,6 @@ class Settings(DatabaseSettings):
         description="sandbox URL; calls go to <it>/<provider> instead of the providers. Empty: the providers",
     )
     redis_url: SecretStr = Field(description="redis:// URL of the shared quotas and the mirror of routes")
-    claim_dir: Path = Field(
-        default=Path(".run/claims"), description="claim-check store of the gateway: bodies too large for a record"
-    )
     executors: int = Field(default=64, ge=1, le=1024, description="provider calls in flight per process")
     catch_up_interval_s: float = Field(
         default=900.0, ge=30, description="how often a provider's feed is read for events that were missed, in seconds"

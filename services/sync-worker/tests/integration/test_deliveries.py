@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from chassis.claims import ClaimStore
+from chassis.claims.directory import DirectoryClaims
 from chassis.db.database import Database
 from chassis.kafka.records import Message, Origin
 from chassis.testing.clock import ManualClock
@@ -57,7 +57,7 @@ def delivery(event: str, *, kind: str = "payment", entity: str = "payment:p1", *
 def handlers(keyring: Any, fakes: Any) -> Handlers:
     assert fakes
     no_desk: Any = None  # deliveries never meet an effect
-    return Handlers(keyring, no_desk, ManualClock(START), ClaimStore(Path("unused")))
+    return Handlers(keyring, no_desk, ManualClock(START), DirectoryClaims(Path("unused")))
 
 
 async def take(database: Database, handlers: Handlers, *messages: Message) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from chassis.claims import ClaimStore
+from chassis.claims.directory import DirectoryClaims
 from chassis.db.database import Database
 from chassis.kafka.records import Message, Origin
 from chassis.sealing import Keyring
@@ -57,7 +57,7 @@ def delivery(endpoint: str, key_id: str, at: datetime, origin: Any = "webhook") 
 def handlers(keyring: Keyring, clock: ManualClock, fakes: Any) -> Handlers:
     assert fakes
     no_desk: Any = None  # deliveries never meet an effect
-    return Handlers(keyring, no_desk, clock, ClaimStore(Path("unused")))
+    return Handlers(keyring, no_desk, clock, DirectoryClaims(Path("unused")))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic_core import PydanticCustomError
 
-from chassis.claims import ClaimStore
+from chassis.claims import open_claims
 from chassis.clock import SystemClock
 from chassis.db.database import Database
 from chassis.kafka.asyncapi import document
@@ -85,7 +85,7 @@ def _ingest(settings: Settings) -> Service:
     flights = Flights(Bounds(settings.max_requests, settings.max_held_bytes), clock)
     gate = Gate(keys)
     handshakes = Handshakes(gate, keys, rejections, publisher, keyring)
-    claims = ClaimStore(settings.claim_dir)
+    claims = open_claims(settings)
     ingest = Ingest(
         Ports(publisher, critical, gate, memory, admission, rejections, claims, clock),
         Limits(body=settings.max_body_bytes, inline=settings.inline_body_bytes),
@@ -154,7 +154,7 @@ def _ledger(settings: Settings) -> Service:
         keys = KeyCache(clock, override=settings.vendor_key_override)
         service.add_drain(keys.close)
         reverifier = Reverifier(database, clock, book, keyring=Keyring.load(settings.keyring), gate=Gate(keys))
-    claims = ClaimStore(settings.claim_dir)
+    claims = open_claims(settings)
     service.add_background("claim keeper", ClaimKeeper(claims, clock, retention_days=settings.retention_days).run)
     desk = AdmissionDesk(database, clock)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, desk.apply))

@@ -8,6 +8,7 @@ from chassis.claims import ClaimStore
 from chassis.clock import Clock
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import counter
+from contracts.errors import Transient
 from webhook_gateway.metrics import CLAIMS_SWEPT
 
 log = logger(__name__)
@@ -33,8 +34,8 @@ class ClaimKeeper:
         while True:
             try:
                 swept = await self._claims.sweep(self._older_than_s)
-            except OSError as error:
-                log.warning("claims_not_swept", error=type(error).__name__)
+            except Transient as error:
+                log.warning("claims_not_swept", error=error.detail)
             else:
                 counter(CLAIMS_SWEPT).inc(swept)
             await self._clock.sleep(SWEEP_INTERVAL_S)

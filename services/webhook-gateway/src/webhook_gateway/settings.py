@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from chassis.settings import ServiceSettings
+from chassis.settings import ClaimSettings
 
 
-class Settings(ServiceSettings):
+class Settings(ClaimSettings):
     """Both roles read the same variables; the ingest role needs the keyring, the ledger role the database."""
 
     role: Literal["ingest", "ledger"] = Field(default="ingest", description="which half of the gateway this process is")
@@ -27,9 +27,6 @@ class Settings(ServiceSettings):
         default=200.0, gt=0, description="held deliveries per second and endpoint when a pause ends (ledger)"
     )
     redis_url: SecretStr | None = Field(default=None, description="redis:// URL of the dedup memory (ingest)")
-    claim_dir: Path = Field(
-        default=Path(".run/claims"), description="claim-check store: bodies too large for a record (both roles)"
-    )
     max_body_bytes: int = Field(
         default=10 * 1024 * 1024, gt=0, description="limit of a request body, raw and decompressed (ingest)"
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chassis.claims import ClaimStore
+from chassis.claims.directory import DirectoryClaims
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import until
-from contracts.errors import Invalid
+from contracts.errors import Invalid, Transient
 from webhook_gateway.claim_keeper import DAY_S, MARGIN_DAYS, SWEEP_INTERVAL_S, ClaimKeeper
 
 pytestmark = pytest.mark.asyncio
@@ -21,7 +21,7 @@ RETENTION_DAYS = 40
 
 
 async def test_a_body_is_kept_as_long_as_its_delivery_and_then_swept(tmp_path: Path) -> None:
-    store = ClaimStore(tmp_path)
+    store = DirectoryClaims(tmp_path)
     kept, old = await store.put(b"kept"), await store.put(b"old")
     for name, days in ((kept, RETENTION_DAYS + MARGIN_DAYS - 1), (old, RETENTION_DAYS + MARGIN_DAYS + 1)):
         then = time.time() - days * DAY_S
@@ -40,7 +40,7 @@ async def test_a_body_is_kept_as_long_as_its_delivery_and_then_swept(tmp_path: P
     keeping.cancel()
 
 
-class BrokenOnce(ClaimStore):
+class BrokenOnce(DirectoryClaims):
     """A store whose disk fails at the first sweep."""
 
     sweeps = 0
@@ -48,7 +48,7 @@ class BrokenOnce(ClaimStore):
     async def sweep(self, older_than_s: float) -> int:
         self.sweeps += 1
         if self.sweeps == 1:
-            raise OSError("the disk is away")
+            raise Transient("claim_store_unavailable", "the disk is away")
         return await super().sweep(older_than_s)
 
 

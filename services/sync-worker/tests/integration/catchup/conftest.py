@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chassis.claims import ClaimStore
+from chassis.claims.directory import DirectoryClaims
 from chassis.db.database import Database
 from chassis.http.server import HttpServer
 from chassis.kafka.loop import BatchLoop
@@ -288,7 +289,7 @@ async def world(  # noqa: PLR0917 (fixtures)
     parts = Parts.build(database, keyring, acts, clock, Surroundings("https://api.patchbay.test", base))
     client = ProviderClient(clock, base_url_override=base)
     line = Line(kit.path_of(parts.tokens, client, RouteTable(), clock))
-    claims = ClaimStore(tmp_path)
+    claims = DirectoryClaims(tmp_path)
     no_desk: Any = None
     handlers = Handlers(keyring, no_desk, clock, claims)
     loop = BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database)
