@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from providers import registry
 from providers.conformance import variants
 from providers.manifest import Retries
 from providers.provider import Provider
+from providers.sdk import Secret
 from sandbox.judging import DEADLINE_S, deadline_s, judge, waits_s
 from sandbox.signing import fetches_keys
 
@@ -165,3 +167,50 @@ async def test_a_retry_after_that_is_no_number_is_not_waited_for(asked: str) -> 
     found = judge(PATIENT.webhook, httpx.Response(503, headers={"retry-after": asked}))
     assert (found.verdict, found.retry_after_s) == ("later", 0)
     assert judge(STRICT.webhook, httpx.Response(503, headers={"retry-after": "7"})).retry_after_s == 0
+
+
+TELLING = [one for one in REPEATING if one.webhook.retries and one.webhook.retries.headers]
+
+
+@pytest.mark.parametrize("provider", TELLING, ids=lambda one: one.slug)
+async def test_a_repeat_says_what_its_vendor_says_of_one(
+    client: httpx.AsyncClient, receiver: Any, provider: Provider
+) -> None:
+    """Whatever it adds, the repeat is the same event, signed as well as the first."""
+    retries = provider.webhook.retries
+    assert retries is not None
+    receiver.answers = [500, 404]
+    ordered = order(provider, receiver.url, retry=True)
+    shown = await settled(client, await send(client, ordered))
+    assert shown["state"] == "delivered"
+    first_at = datetime.fromisoformat(shown["attempts"][0]["at"])
+    names = [name.lower() for name in retries.headers]
+    said = [{name: request.header(name) for name in names} for request in receiver.got]
+    for number, headers in enumerate(said[1:], start=1):
+        wanted = retries.headers_of(number, first_at, "status")
+        assert headers == {name.lower(): text for name, text in wanted.items()}
+    assert said[0] != said[1] != said[2]
+    secret = Secret("k1", ordered["secret"])
+    for request in receiver.got:
+        provider.verifier(ordered["options"]).verify(request, [secret], datetime.now(UTC))
+    events = [provider.split(request, ordered["options"])[0].event_id for request in receiver.got]
+    assert len(set(events)) == 1
+
+
+async def test_a_repeat_gives_the_reason_of_the_attempt_before_it(client: httpx.AsyncClient, receiver: Any) -> None:
+    reasoned = next(one for one in TELLING if one.webhook.retries and one.webhook.retries.reasons)
+    retries = reasoned.webhook.retries
+    assert retries is not None
+    assert retries.reasons is not None
+    name = next(name for name, text in retries.headers.items() if "{reason}" in text)
+    receiver.delay_s = 0.2
+    body = order(reasoned, receiver.url, retry=True, deadline_ms=50)
+    first = await send(client, body)
+    await until(lambda: _repeated(receiver), "the first repeat")
+    receiver.delay_s = 0
+    await settled(client, first)
+    assert receiver.got[1].header(name) == retries.reasons.timeout
+
+
+async def _repeated(receiver: Any) -> bool:
+    return len(receiver.got) >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,42 @@ def test_a_provider_has_webhooks_or_says_how_changes_are_found(write: Callable[[
     for wrong in (head, head + changes.replace('path = "GET /feed"\n', "")):
         with pytest.raises(Invalid):
             load(write(wrong))
+
+
+RETRIES = 'retries = { horizon_h = 1, headers = { X-Retry = "{retry}" } }'
+
+
+def test_a_repeat_has_the_headers_that_the_manifest_says(write: Callable[[str], Path]) -> None:
+    texts = '{ X-No = "{retry}/{attempt}", X-At = "{first_at}", X-Why = "{reason}" }'
+    reasons = '{ timeout = "slow", connection = "gone", status = "bad" }'
+    table = f"retries = {{ horizon_h = 1, headers = {texts}, reasons = {reasons} }}"
+    webhook = load(write(GOOD.replace("unsigned =", f"{table}\nunsigned ="))).webhook
+    assert webhook is not None
+    assert webhook.retries is not None
+    at = datetime(2026, 3, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
+    assert webhook.retries.headers_of(2, at, "connection") == {
+        "X-No": "2/3",
+        "X-At": "2026-03-01T12:00:00.000Z",
+        "X-Why": "gone",
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "word"),
+    [
+        (RETRIES.replace("{retry}", "{count}"), "{count} is none of"),
+        (RETRIES.replace("{retry}", "{reason}"), "need each other"),
+        (RETRIES.replace("} }", '}, reasons = { timeout = "a", connection = "b", status = "c" } }'), "need each other"),
+        (RETRIES.replace("horizon_h = 1", "horizon_h = 0"), "never repeats"),
+        (RETRIES.replace("X-Retry", "X-Type"), "no event is read from what differs"),
+        (RETRIES.replace("X-Retry", '"X Retry"'), "headers"),
+    ],
+)
+def test_wrong_headers_of_repeats_are_refused_by_name(write: Callable[[str], Path], table: str, word: str) -> None:
+    text = GOOD.replace('event_type = ["body:/type"]', f'event_type = ["header:X-Type"]\n{table}')
+    load(write(text.replace(table, "")))
+    with pytest.raises(Invalid, match=word):
+        load(write(text))
 
 
 def test_methods_of_handshakes_are_accepted_too(write: Callable[[str], Path]) -> None:

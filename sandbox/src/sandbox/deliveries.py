@@ -18,11 +18,12 @@ from chassis.clock import Clock
 from chassis.telemetry.metrics import counter
 from contracts.errors import Invalid
 from contracts.ids import uuid7
+from providers.manifest import Failure
 from providers.sdk import InboundRequest
 from sandbox.judging import Judgement, Standing, deadline_s, judge, waits_s
 from sandbox.metrics import ATTEMPTS
 from sandbox.orders import Drafts, NewDelivery
-from sandbox.signing import Draft, Tamper, http_arguments, sign
+from sandbox.signing import Draft, Tamper, http_arguments, sign, with_headers
 from sandbox.vendor_keys import VendorKeys
 from sandbox.world import World
 
@@ -43,6 +44,13 @@ class Attempt:
     latency_ms: float
     judgement: Judgement
     error: str = ""
+
+    @property
+    def failure(self) -> Failure:
+        """What went wrong, in the manifest's words."""
+        if not self.error:
+            return "status"
+        return "timeout" if self.error == TOO_LATE else "connection"
 
 
 @dataclass(slots=True)
@@ -200,11 +208,19 @@ class DeliveryDesk:
         key = (job.delivery.provider, job.delivery.url)
         return self._standings.get(key) or Standing(*key)
 
+    @staticmethod
+    def _repeated(job: _Job) -> Draft:
+        """Return what is to be signed: with the headers that this vendor gives a repeat."""
+        made, retries = job.delivery.attempts, job.draft.provider.webhook.retries
+        if not made or retries is None:
+            return job.draft
+        return with_headers(job.draft, retries.headers_of(len(made), made[0].at, made[-1].failure))
+
     async def _attempt(self, job: _Job) -> Judgement:
         """Send once, signed now, and judge the answer."""
         delivery, webhook = job.delivery, job.draft.provider.webhook
         at, started = self._clock.now(), self._clock.monotonic()
-        request = sign(job.draft, at, delivery.tamper)
+        request = sign(self._repeated(job), at, delivery.tamper)
         if delivery.tamper != "signature":
             self._keys.publish(request.keys)
         status, error, judgement = None, "", Judgement("refused")

@@ -83,6 +83,12 @@ def sign(draft: Draft, now: datetime, tamper: Tamper = "none") -> InboundRequest
     return _with_other_body(draft, signed) if tamper == "body" else signed
 
 
+def with_headers(draft: Draft, headers: Mapping[str, str]) -> Draft:
+    """Return a draft with these headers, instead of those of the same names."""
+    added = {name.lower(): [text] for name, text in headers.items()}
+    return replace(draft, request=replace(draft.request, headers={**draft.request.headers, **added}))
+
+
 def http_arguments(request: InboundRequest, target: str = "") -> dict[str, Any]:
     """Return the arguments of an HTTP client's `request`; `target` is where to send it if not to the registered URL."""
     parts = urlsplit(target or request.url)

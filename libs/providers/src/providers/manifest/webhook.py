@@ -6,6 +6,7 @@ Must never decide business meaning: it says where things stand, not what they ar
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Literal, Self
 
@@ -17,6 +18,10 @@ from providers.manifest.base import Choice, HeaderName, Place, Pointer, Source, 
 from providers.manifest.signatures import Signature
 
 Method = Literal["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"]
+# What went wrong with an attempt, as `RetryReasons` calls it.
+Failure = Literal["timeout", "connection", "status"]
+_WORDS = frozenset({"retry", "attempt", "first_at", "reason"})
+_WORD = re.compile(r"\{(retry|attempt|first_at|reason)\}")
 # A hash of a challenge must not be one of a delivery: neither JSON nor "v0:<time>:" fits into this.
 _HASHABLE = re.compile(r"\[A-Za-z0-9_-\]\{\d+,\d{1,3}\}")
 
@@ -36,14 +41,48 @@ class EntityRule(Strict):
     id: tuple[Source, ...] = Field(min_length=1)
 
 
+class RetryReasons(Strict):
+    """The vendor's words for why it sends again: no answer in time, no connection, an answer that is no yes."""
+
+    timeout: str = Field(min_length=1)
+    connection: str = Field(min_length=1)
+    status: str = Field(min_length=1)
+
+
 class Retries(Strict):
     """How the provider repeats a refused delivery: waits in seconds, or only the horizon in hours if that is all known.
 
-    An empty schedule with horizon 0 means that it never does.
+    An empty schedule with horizon 0 means that it never does. `headers` are those that a repeat has and a first attempt
+    has not, or otherwise: their texts may hold `{retry}` (1 for the first repeat), `{attempt}` (2 for it), `{first_at}`
+    (when the first attempt was, RFC 3339) and `{reason}`, one of `reasons`.
     """
 
     schedule_s: tuple[int, ...] = ()
     horizon_h: float = Field(ge=0)
+    headers: dict[HeaderName, str] = Field(default_factory=dict)
+    reasons: RetryReasons | None = None
+
+    def headers_of(self, retry: int, first_at: datetime, failure: Failure) -> dict[str, str]:
+        """Return the headers of the `retry`-th repeat, after an attempt that failed so."""
+        words = {
+            "retry": str(retry),
+            "attempt": str(retry + 1),
+            "first_at": first_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "reason": getattr(self.reasons, failure, ""),
+        }
+        return {name: _WORD.sub(lambda found: words[found[1]], text) for name, text in self.headers.items()}
+
+    @model_validator(mode="after")
+    def _headers_can_be_written(self) -> Self:
+        used = {word for text in self.headers.values() for word in re.findall(r"\{([^{}]*)\}", text)}
+        unknown = used - _WORDS
+        if unknown:
+            raise ValueError(f"headers: {{{min(unknown)}}} is none of {', '.join(sorted(_WORDS))}")
+        if ("reason" in used) != (self.reasons is not None):
+            raise ValueError("headers: {reason} and the table reasons need each other")
+        if self.headers and not self.schedule_s and self.horizon_h == 0:
+            raise ValueError("headers: a provider that never repeats adds none")
+        return self
 
 
 class TokenCheck(Strict):
@@ -188,6 +227,13 @@ class Webhook(Strict):
         critical = self.lane is Lane.CRITICAL or any(rule.lane is Lane.CRITICAL for rule in self.lanes)
         if critical and unsigned & {source.lower() for source in flat(self.event_type)}:
             raise ValueError("event_type reads an unsigned header, so it cannot choose the critical lane")
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_stay_one_event(self) -> Self:
+        varying = {f"header:{name}".lower() for name in (self.retries.headers if self.retries else ())}
+        if varying & {source.lower() for source in self.sources()}:
+            raise ValueError("retries.headers: no event is read from what differs from one attempt to the next")
         return self
 
     @model_validator(mode="after")
