@@ -149,12 +149,12 @@ def _ledger(settings: Settings) -> Service:
         "shapes": watch.run_shapes,
     }.items():
         service.add_background(name, run)
-    reverifier = None
+    claims, reverifier = open_claims(settings), None
     if settings.keyring is not None:
         keys = KeyCache(clock, override=settings.vendor_key_override)
         service.add_drain(keys.close)
-        reverifier = Reverifier(database, clock, book, keyring=Keyring.load(settings.keyring), gate=Gate(keys))
-    claims = open_claims(settings)
+        keyring, gate = Keyring.load(settings.keyring), Gate(keys)
+        reverifier = Reverifier(database, clock, book, keyring=keyring, gate=gate, claims=claims)
     service.add_background("claim keeper", ClaimKeeper(claims, clock, retention_days=settings.retention_days).run)
     desk = AdmissionDesk(database, clock)
     service.add_reader(StateReader(settings.kafka_bootstrap, GATEWAY_ADMISSION, desk.apply))

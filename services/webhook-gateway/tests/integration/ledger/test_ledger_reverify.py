@@ -7,11 +7,13 @@ import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from chassis.claims.directory import DirectoryClaims
 from chassis.http.auth import Role
 from chassis.kafka.records import Message, Origin
 from chassis.sealing import Keyring
@@ -72,9 +74,10 @@ class Desk:
 
 
 @pytest_asyncio.fixture
-async def desk(ledger: Any, make: Any) -> AsyncIterator[Desk]:
+async def desk(ledger: Any, make: Any, tmp_path: Path) -> AsyncIterator[Desk]:
     keyring = Keyring({1: b"\x01" * 32}, 1)
-    reverifier = Reverifier(ledger.database, ledger.clock, ledger.book, keyring=keyring, gate=PureGate())
+    claims = DirectoryClaims(tmp_path / "claims")
+    reverifier = Reverifier(ledger.database, ledger.clock, ledger.book, keyring=keyring, gate=PureGate(), claims=claims)
     api = LedgerApi(ledger.database, ledger.clock, ledger.book, ledger.issuer.verifier(), reverifier)
     async with api_client(routes(api), ledger.issuer.headers(Role.OPERATOR)) as client:
         ledger.client = client
