@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -214,3 +215,29 @@ async def test_a_repeat_gives_the_reason_of_the_attempt_before_it(client: httpx.
 
 async def _repeated(receiver: Any) -> bool:
     return len(receiver.got) >= 2
+
+
+PARTICULAR = [one for one in SENDERS if one.webhook.answers]
+
+
+@pytest.mark.parametrize("provider", PARTICULAR, ids=lambda one: one.slug)
+async def test_an_event_that_wants_an_answer_of_its_own_takes_no_other(
+    client: httpx.AsyncClient, receiver: Any, provider: Provider
+) -> None:
+    options = variants(provider)[0]
+    asking = [
+        (one.name, answer)
+        for one in provider.fixtures()
+        for item in provider.split(one.request({}), options)
+        if (answer := provider.webhook.answer_for(item.event_type)) is not None
+    ]
+    assert asking
+    for fixture, answer in asking:
+        for body, verdict in (
+            ("", "refused"),
+            ('{"type": "none"}', "refused"),
+            (json.dumps(answer.json_body), "delivered"),
+        ):
+            receiver.body = body
+            shown = await send(client, order(provider, receiver.url) | {"fixture": fixture})
+            assert shown["attempts"][0]["verdict"] == verdict, (fixture, body)

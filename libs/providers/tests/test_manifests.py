@@ -170,6 +170,23 @@ def test_a_provider_has_webhooks_or_says_how_changes_are_found(write: Callable[[
             load(write(wrong))
 
 
+def test_a_kind_of_event_may_want_another_answer(write: Callable[[str], Path]) -> None:
+    table = 'answers = [{ match = ["ask.*"], json_body = { type = 5 } }]'
+    webhook = load(write(GOOD.replace("unsigned =", f"{table}\nunsigned ="))).webhook
+    assert webhook is not None
+    answer = webhook.answer_for("ask.me")
+    assert answer is not None
+    assert (answer.status, answer.json_body) == (200, {"type": 5})
+    assert webhook.answer_for("tell.me") is None
+    for wrong in (
+        table.replace("type = 5", ""),
+        table.replace('"ask.*"', ""),
+        table.replace("json", "status = 300, json"),
+    ):
+        with pytest.raises(Invalid, match="answers"):
+            load(write(GOOD.replace("unsigned =", f"{wrong}\nunsigned =")))
+
+
 RETRIES = 'retries = { horizon_h = 1, headers = { X-Retry = "{retry}" } }'
 
 

@@ -18,7 +18,7 @@ from chassis.clock import Clock
 from chassis.telemetry.metrics import counter
 from contracts.errors import Invalid
 from contracts.ids import uuid7
-from providers.manifest import Failure
+from providers.manifest import EventAnswer, Failure
 from providers.sdk import InboundRequest
 from sandbox.judging import Judgement, Standing, deadline_s, judge, waits_s
 from sandbox.metrics import ATTEMPTS
@@ -226,7 +226,7 @@ class DeliveryDesk:
         status, error, judgement = None, "", Judgement("refused")
         try:
             answer = await self.ask(request, delivery.url, job.deadline_s)
-            status, judgement = answer.status_code, judge(webhook, answer)
+            status, judgement = answer.status_code, judge(webhook, answer, _wanted(job.draft))
         except TimeoutError:
             error = TOO_LATE
         except httpx.HTTPError as failure:
@@ -240,3 +240,15 @@ class DeliveryDesk:
             standing = self._standings.setdefault((delivery.provider, delivery.url), self._standing(job))
             standing.note(delivered=delivery.state == "delivered", disable_after=job.order.disable_after)
         return judgement
+
+
+def _wanted(draft: Draft) -> EventAnswer | None:
+    """Return the answer that this kind of event wants; None for the usual one."""
+    webhook = draft.provider.webhook
+    if not webhook.answers:
+        return None
+    try:
+        items = draft.provider.split(draft.request, draft.options)
+    except Invalid:
+        return None
+    return webhook.answer_for(items[0].event_type) if items else None

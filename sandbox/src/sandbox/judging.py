@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import httpx
 
-from providers.manifest import Retries, Webhook
+from providers.manifest import EventAnswer, Retries, Webhook
 
 # What a vendor that publishes no deadline is given; published ones lie between 3 and 30 s.
 DEADLINE_S: Final = 10.0
@@ -19,6 +19,7 @@ FIRST_WAIT_S: Final = 60
 HOUR_S: Final = 3600
 _LATER: Final = frozenset({429, 503})
 _MAX_DIGITS: Final = 6
+_WRONG_BODY: Final = "the body is not the one that the vendor wants"
 
 # delivered; later: 429 or 503; stopped: the receiver wants it no more; refused: anything else.
 Verdict = Literal["delivered", "later", "refused", "stopped"]
@@ -70,14 +71,17 @@ def waits_s(retries: Retries | None) -> list[float]:
     return waits
 
 
-def judge(webhook: Webhook, answer: httpx.Response) -> Judgement:
+def judge(webhook: Webhook, answer: httpx.Response, wanted: EventAnswer | None = None) -> Judgement:
     """Return what the vendor makes of an answer: only 2xx, with the body that it wants, is a yes.
 
-    A redirect is none. `Retry-After` counts where the vendor takes 429 and 503 for what they are.
+    `wanted` is what this kind of event wants instead of the usual answer. A redirect is none. `Retry-After` counts
+    where the vendor takes 429 and 503 for what they are.
     """
+    if answer.is_success and wanted is not None:
+        return Judgement("delivered") if _is(answer, wanted) else Judgement("refused", _WRONG_BODY)
     if answer.is_success:
         if webhook.success_body and answer.text.strip() != webhook.success_body:
-            return Judgement("refused", "the body is not the one that the vendor wants")
+            return Judgement("refused", _WRONG_BODY)
         return Judgement("delivered")
     if answer.status_code == webhook.stop_status:
         return Judgement("stopped")
@@ -86,3 +90,10 @@ def judge(webhook: Webhook, answer: httpx.Response) -> Judgement:
         known = webhook.throttle == "retry" and asked.isdigit() and len(asked) <= _MAX_DIGITS
         return Judgement("later", retry_after_s=float(asked) if known else 0.0)
     return Judgement("refused")
+
+
+def _is(answer: httpx.Response, wanted: EventAnswer) -> bool:
+    try:
+        return answer.status_code == wanted.status and bool(answer.json() == wanted.json_body)
+    except ValueError:
+        return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chassis.http.rsgi import HeaderList
-from providers.manifest import Webhook
+from providers.manifest import EventAnswer, Webhook
 
 # For an outage of ours; senders wait longer by themselves.
 RETRY_AFTER_S: Final = 2
@@ -30,6 +30,12 @@ def accepted(webhook: Webhook) -> Answer:
     """Return the answer that a provider takes for a yes."""
     body = webhook.success_body.encode()
     return Answer(webhook.success_status, body, (("content-type", webhook.success_type),) if body else ())
+
+
+def accepted_as(answer: EventAnswer) -> Answer:
+    """Return the answer that one kind of event wants for a yes."""
+    body = json.dumps(answer.json_body, separators=(",", ":")).encode()
+    return Answer(answer.status, body, (("content-type", "application/json"),))
 
 
 def problem(status: int, code: str, detail: str, *headers: tuple[str, str]) -> Answer:

@@ -26,7 +26,7 @@ from providers.provider import Provider
 from providers.sdk import Secret, Verifier
 from providers.splitting import Splitter
 from webhook_gateway.addresses import Network, networks
-from webhook_gateway.answers import Answer, accepted
+from webhook_gateway.answers import Answer, accepted, accepted_as
 from webhook_gateway.metrics import ENDPOINTS
 
 log = logger(__name__)
@@ -69,9 +69,16 @@ class Endpoint:
     connection: str
     headers: tuple[tuple[str, bytes], ...]
     success: Answer
+    # Some types want another answer than `success`: see `yes_to`.
+    answers_by_type: bool
     may_be_critical: bool
     # The header in which a proxy names the client's certificate; empty for every other scheme.
     proxy_header: str
+
+    def yes_to(self, event_type: str) -> Answer:
+        """Return the answer to an accepted delivery whose first event is of this type."""
+        wanted = self.provider.webhook.answer_for(event_type)
+        return self.success if wanted is None else accepted_as(wanted)
 
     def secrets_at(self, now: datetime) -> list[Secret]:
         """Return the secrets that are valid at `now`, newest configuration first."""
@@ -159,6 +166,7 @@ class EndpointRegistry:
                 ("ce_connection", connection.encode()),
             ),
             success=accepted(provider.webhook),
+            answers_by_type=bool(provider.webhook.answers),
             may_be_critical=classifier.may_be_critical,
             proxy_header=_proxy_header(provider, configured.options),
         )

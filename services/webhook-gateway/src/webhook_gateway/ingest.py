@@ -116,7 +116,7 @@ class Ingest:
             if span is not None:
                 span.end()
         bound_counter(DELIVERIES, endpoint.provider.slug, "accepted").inc()
-        return endpoint.success
+        return endpoint.yes_to(events[0].item.event_type) if endpoint.answers_by_type and events else endpoint.success
 
     def not_written(self, arrival: Arrival, code: str) -> Answer:
         """Count a delivery that the broker did not take, in time or at all, and return 503."""

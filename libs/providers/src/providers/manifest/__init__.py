@@ -34,7 +34,7 @@ from providers.manifest.signatures import (
     StaticTokenSignature,
     UrlFormSignature,
 )
-from providers.manifest.webhook import EntityRule, Failure, Handshake, LaneRule, Retries, Webhook
+from providers.manifest.webhook import EntityRule, EventAnswer, Failure, Handshake, LaneRule, Retries, Webhook
 
 __all__ = [
     "KEY_LIFETIME_OPTION",
@@ -46,6 +46,7 @@ __all__ = [
     "ChoiceSignature",
     "CustomSignature",
     "EntityRule",
+    "EventAnswer",
     "Failure",
     "Handshake",
     "HmacSignature",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,14 @@ class EntityRule(Strict):
     match: tuple[str, ...] = Field(min_length=1)
     kind: Slug
     id: tuple[Source, ...] = Field(min_length=1)
+
+
+class EventAnswer(Strict):
+    """Event types (globs) whose sender wants another yes than the usual one: a status and a JSON body."""
+
+    match: tuple[str, ...] = Field(min_length=1)
+    status: int = Field(default=200, ge=200, le=299)
+    json_body: dict[str, Any] = Field(min_length=1)
 
 
 class RetryReasons(Strict):
@@ -157,8 +165,8 @@ class Webhook(Strict):
     are fields of an event that differ from one attempt to deliver it to the next: two bodies that differ only there are
     the same. `unsigned` are headers that the signature does not cover, though they are read: they may only hint.
     `query` lists parameters that the provider itself appends to the registered URL. `throttle` is how it takes 429 and
-    503: it retries, or it punishes. `stop_status` tells it to stop for good. `ack_deadline_ms` is absent if not
-    published.
+    503: it retries, or it punishes. `stop_status` tells it to stop for good. `answers` are for event types that want
+    another yes than `success_status` and `success_body`. `ack_deadline_ms` is absent if not published.
     """
 
     secret: str = "webhook"  # noqa: S105 (the name of a secret)
@@ -168,6 +176,7 @@ class Webhook(Strict):
     success_status: int = Field(default=200, ge=200, le=299)
     success_body: str = ""
     success_type: str = "text/plain; charset=utf-8"
+    answers: tuple[EventAnswer, ...] = ()
     refused_status: int = Field(default=401, ge=400, le=499)
     stop_status: int = Field(default=410, ge=400, le=499)
     formats: tuple[Literal["json", "form", "multipart", "xml", "opaque"], ...] = ("json",)
@@ -217,6 +226,10 @@ class Webhook(Strict):
             if any(fnmatchcase(event_type, glob) for glob in rule.match):
                 return rule.lane
         return self.lane
+
+    def answer_for(self, event_type: str) -> EventAnswer | None:
+        """Return the answer that an event type wants instead of the usual one; the first rule that matches."""
+        return next((rule for rule in self.answers if any(fnmatchcase(event_type, glob) for glob in rule.match)), None)
 
     @model_validator(mode="after")
     def _unsigned_headers_only_hint(self) -> Self:
