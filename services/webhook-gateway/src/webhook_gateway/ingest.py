@@ -220,6 +220,8 @@ class Ingest:
         body.beside = is_xml(events, body)
         if body.beside or len(body.written) > self._limits.inline:
             body.claim = await self._ports.claims.put(body.written)
+        if body.beside or (len(events) > 1 and len(body.plain) > self._limits.inline):
+            await self._claim_large(events, body)
         written = records(arrival, verified, body, events, trace=trace, now=self._ports.clock.now())
         if len(written) == 1:
             await self._produce(written[0])
@@ -232,6 +234,12 @@ class Ingest:
                 bound_counter(CONFLICTS, arrival.endpoint.provider.slug).inc()
             elif event.known is None:
                 memory.mark(event.key, event.seen, int((horizon_h + HORIZON_MARGIN_H) * 3600))
+
+    async def _claim_large(self, events: Sequence[Event], body: Body) -> None:
+        """Put events that no record could hold beside their body; the first one of JSON is found in the body itself."""
+        for event in events if body.beside else events[1:]:
+            if len(event.item.data) > self._limits.inline:
+                event.claim = await self._ports.claims.put(event.item.data)
 
     async def _look(self, events: Sequence[Event]) -> None:
         """Learn what is known of the events; asks for all of them at once."""

@@ -42,7 +42,10 @@ class Body:
 
 @dataclass(slots=True)
 class Event:
-    """One event of a delivery, and what was decided about it. `known` is what the memory had of its id."""
+    """One event of a delivery, and what was decided about it. `known` is what the memory had of its id.
+
+    `claim` names the event in the claim-check store, when it is a part of its body and too large for a record itself.
+    """
 
     item: WebhookItem
     tenant: str
@@ -50,6 +53,7 @@ class Event:
     key: bytes
     seen: Seen
     known: Seen | None = None
+    claim: str = ""
 
     @property
     def repeats(self) -> bool:
@@ -107,12 +111,14 @@ def records(
             topic = GATEWAY_QUARANTINE
             headers.append(("ce_quarantine", b"paused" if paused else b"conflict"))
         if index == 0:
-            value = item.data if body.beside else b"" if body.claim else body.written
+            value = b"" if event.claim else item.data if body.beside else b"" if body.claim else body.written
             headers += _of_the_request(verified, body)
             if item.data is not body.plain:
-                headers.append(("ce_place", _encoded(_place(arrival, item, body))))
+                headers.append(("ce_place", _encoded(_place(arrival, event, body))))
         else:
-            value = item.data
+            value = b"" if event.claim else item.data
+            if event.claim:
+                headers.append(("ce_claim", event.claim.encode()))
             headers.append(("ce_item", b"%d" % index))
         if batch:
             headers.append(("ce_items", b"%d" % batch))
@@ -173,11 +179,11 @@ def _of_the_request(verified: Verified, body: Body) -> Headers:
     return headers
 
 
-def _place(arrival: Arrival, item: WebhookItem, body: Body) -> str:
-    """Return where the first event stands in its body, as `DeliveryAttributes.payload` reads it."""
+def _place(arrival: Arrival, event: Event, body: Body) -> str:
+    """Return where the first event stands in its body, as `chassis.claims.event_bytes` reads it."""
     if body.beside:
-        return BESIDE
-    return item.path or f"{FORM}{arrival.endpoint.provider.webhook.form_json}"
+        return f"{BESIDE}:{event.claim}" if event.claim else BESIDE
+    return event.item.path or f"{FORM}{arrival.endpoint.provider.webhook.form_json}"
 
 
 def is_xml(events: Sequence[Event], body: Body) -> bool:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 
+from chassis.claims import event_bytes
+from chassis.claims.bucket import Bucket, BucketClaims
+from chassis.claims.directory import DirectoryClaims
 from providers import registry
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -82,3 +90,59 @@ async def test_a_large_body_goes_by_reference_and_a_larger_one_is_413(gateway: A
         assert (value, len(facts.claim)) == (b"", 64)
         too_large = await live.client.post(f"{live.url}/hooks/{sender.endpoint}", content=b"x" * 1_000_001)
         assert (too_large.status_code, too_large.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    """Give a bucket of a server that speaks S3."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    httpx.put(f"{url}/claims-of-a-test").raise_for_status()
+    yield Bucket("claims-of-a-test", "us-east-1", "key", "canary-secret", endpoint=url, allow_http=True)
+    server.stop()
+
+
+async def test_a_large_body_goes_to_a_bucket_and_without_it_is_503(gateway: Any, bucket: Bucket) -> None:
+    settings = {
+        "claim_store": "s3",
+        "claim_s3_bucket": bucket.name,
+        "claim_s3_endpoint": bucket.endpoint,
+        "claim_s3_access_key": bucket.access_key,
+        "claim_s3_secret_key": bucket.secret_key,
+        "claim_s3_allow_http": True,
+    }
+    async with gateway(inline_body_bytes=100_000, **settings) as live:
+        sender = await live.connect(PROVIDER)
+        body = json.dumps(json.loads(sender.fixture.body) | {"padding": "x" * 500_000}).encode()
+        assert (await live.deliver(sender, sender.signed(body))).is_success
+        ((facts, _),) = await live.accepted(sender)
+        store = BucketClaims(bucket, timeout_s=5)
+        assert await store.get(facts.claim) == body
+        assert await store.sweep(-60) == 1
+        (await live.client.delete(f"{bucket.endpoint}/{bucket.name}")).raise_for_status()
+        other = json.dumps(json.loads(body) | {"id": "evt_other"}).encode()
+        refused = await live.deliver(sender, sender.signed(other))
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert (await live.deliver(sender, sender.signed(numbered(sender, 1)))).is_success, "small ones go on"
+
+
+BATCHED = next(
+    p
+    for p in registry.all_providers()
+    if p.manifest.webhook and p.webhook.items == "array" and p.webhook.pointers == ("",) and not p.webhook.handshakes
+)
+
+
+async def test_a_large_event_of_a_batch_is_not_refused_for_ever(gateway: Any, tmp_path: Path) -> None:
+    """It fits into no record, and its sender would come back with it until it gave up."""
+    async with gateway() as live:
+        sender = await live.connect(BATCHED)
+        items = [item | {"padding": "x" * 1_500_000} for item in json.loads(sender.fixture.body)][:2]
+        assert (await live.deliver(sender, sender.signed(json.dumps(items).encode()))).is_success
+        claims = DirectoryClaims(tmp_path / "claims")
+        read = [(facts.item, await event_bytes(claims, facts, value)) for facts, value in await live.accepted(sender)]
+        assert [json.loads(data) for _, data in sorted(read)] == items
+        assert len(items) > 1

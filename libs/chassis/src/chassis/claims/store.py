@@ -81,6 +81,9 @@ async def event_bytes(store: ClaimStore, attributes: DeliveryAttributes, value: 
 
     Raises as `ClaimStore.get` and `DeliveryAttributes.payload` do.
     """
-    if attributes.claim and attributes.place != BESIDE:
+    beside, _, own = attributes.place.partition(":")
+    if beside == BESIDE:
+        return await store.get(own) if own else value
+    if attributes.claim:
         value = await store.get(attributes.claim)
     return attributes.payload(value)

@@ -71,7 +71,8 @@ class DeliveryAttributes:
     why the delivery is not in a lane. `cards` counts the card numbers that were found in the body. `claim` is the
     SHA-256 under which a body too large for the broker lies in the claim-check store; the record's value is empty then.
     `place` is where the event stands in a body that is more than the event: a JSON pointer, `form:` and a field, or
-    `beside` when the value is the event and the body lies in the claim-check store. `fingerprint` is what two bodies of
+    `beside` when the value is the event and the body lies in the claim-check store, `beside:` and a SHA-256 when the
+    event lies there too. Of another item than 0, `claim` is the item's own. `fingerprint` is what two bodies of
     one event are compared by, without the fields that a vendor varies between repeats; empty when nobody knows it.
     """
 
@@ -170,7 +171,7 @@ class DeliveryAttributes:
         The value of a single event is the body as received; that of item 0 of a batch is the whole body. Both are in
         the request's content coding, which the gateway has bounded. Raises `Invalid` (`bad_delivery`).
         """
-        if self.item > 0 or self.place == BESIDE:
+        if self.item > 0 or self.place.startswith(BESIDE):
             return data
         try:
             body = gzip.decompress(data) if self.encoding else data

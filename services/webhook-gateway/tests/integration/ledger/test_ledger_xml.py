@@ -134,6 +134,30 @@ async def test_events_outlive_their_body_and_may_be_processed_anew(ledger: Any, 
     assert all(again.id not in known and again.id.partition("+")[0] in known for _, _, again in written)
 
 
+async def test_large_events_of_a_batch_travel_by_reference_and_come_back(
+    make_bench: Callable[..., Any], ledger: Any
+) -> None:
+    """Each one is larger than a record may be: the gateway's limit is a few bytes here."""
+    bench = make_bench(inline_bytes=50)
+    fixture = several(variants(PROVIDER)[0])
+    signer = bench.connect(PROVIDER, {**variants(PROVIDER)[0], **fixture.options})
+    request = signer.request(fixture)
+    assert (await bench.send(signer.endpoint, request)).status == PROVIDER.webhook.success_status
+    events = PROVIDER.split(request, signer.options)
+    assert [one.envelope.data for one in bench.accepted] == [b""] * len(events)
+    batch = Batch(bench, request.body, events)
+    assert [await batch.read(one.envelope) for one in bench.accepted] == [event.data for event in events]
+    assert await bench.claims.get(bench.accepted[0].attributes.claim) == request.body
+    await ledger.store(
+        *(
+            Message(one.envelope, one.key.encode(), Origin(one.topic, 0, n), one.envelope.headers())
+            for n, one in enumerate(bench.accepted)
+        )
+    )
+    written = await replay(ledger, delivery_ids=[batch.delivery])
+    assert [await batch.read(again) for _, _, again in written] == [event.data for event in events]
+
+
 # --- verified again ---------------------------------------------------------------------------------------------------
 
 
