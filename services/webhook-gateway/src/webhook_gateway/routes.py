@@ -165,6 +165,8 @@ class Hooks:
             body = await self._body(address.endpoint, headers, exchange, flight)
         except _Refusal as refusal:
             arrival = _arrival(address, scope, headers, b"", received_at)
+            # The time for the body may be over, and the next sweep would cut the record, and with it the answer, off.
+            edge.flights.extend(flight, edge.times.publish)
             await edge.rejections.record(arrival, refusal.reason, refusal.answer.status)
             return refusal.answer
         # Only now: a turn while the body is still on its way would be a slow sender's to hold.

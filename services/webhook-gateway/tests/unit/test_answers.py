@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -47,3 +48,18 @@ async def test_no_promise_is_made_for_what_is_not_durable_or_not_proven(bench: A
     stranger = bench.connect(provider)
     forged = await bench.send(signer.endpoint, stranger.request(fixture))
     assert (forged.status, forged.body) == (provider.webhook.refused_status, b"")
+
+
+async def test_a_slow_sender_gets_its_408_however_long_the_record_of_it_takes(make_bench: Any) -> None:
+    """Its time is over already: the next sweep must not cut the answer off, which the server would make a 500 of."""
+    bench = make_bench(body_timeout_s=0.05)
+    signer = bench.connect(PARTICULAR[0])
+    bench.publisher.gate.clear()
+    request = asyncio.create_task(bench.request(signer.endpoint, [b"{"], [], then="stall"))
+    await asyncio.wait_for(bench.publisher.arrived.wait(), 10)
+    for _ in range(3):
+        bench.flights.sweep()
+        await asyncio.sleep(0)
+    bench.publisher.gate.set()
+    assert (await request).status == 408
+    assert [one.reason for one in bench.rejected] == ["slow_body"]
