@@ -18,7 +18,7 @@ async def test_a_group_waits_for_what_it_has_not_committed(kafka_bootstrap: str)
     topic = await make_topic(kafka_bootstrap, "backlog", partitions=3)
     publisher = Publisher(kafka_bootstrap)
     await publisher.start()
-    places = [await publisher.publish(topic, f"key-{n}", event(f"e{n}", b"{}")) for n in range(30)]
+    places = [await publisher.publish(topic, f"key-{n}", event(f"e{n}", b"{}"), timeout_s=30) for n in range(30)]
     await publisher.stop()
     done = {TopicPartition(topic.name, 0): sum(partition == 0 for partition, _ in places)}
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id=topic.name, enable_auto_commit=False)

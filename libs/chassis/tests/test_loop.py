@@ -59,7 +59,7 @@ async def running(
 
 
 async def send(publisher: Publisher, topic: Topic, key: str, n: int, identifier: str | None = None) -> None:
-    await publisher.publish(topic, key, event(identifier or f"{key}-{n}", json.dumps({"n": n}).encode()))
+    await publisher.publish(topic, key, event(identifier or f"{key}-{n}", json.dumps({"n": n}).encode()), timeout_s=30)
 
 
 async def effects(dsn: str) -> dict[str, list[int]]:

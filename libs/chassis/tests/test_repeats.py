@@ -68,7 +68,7 @@ async def write(bootstrap: str, topic: Topic, *envelopes: Envelope) -> None:
     publisher = Publisher(bootstrap)
     await publisher.start()
     for one in envelopes:
-        await publisher.publish(topic, "k", one)
+        await publisher.publish(topic, "k", one, timeout_s=30)
     await publisher.stop()
 
 

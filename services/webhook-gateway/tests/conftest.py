@@ -19,13 +19,13 @@ from chassis.clock import SystemClock
 from chassis.http.rsgi import ProtocolClosed
 from chassis.sealing import Keyring
 from chassis.testing.clock import ManualClock
+from chassis.testing.publisher import Record, RecordingPublisher
 from chassis.testing.service_kit import LocalIssuer
 from contracts.codec import decode, encode
-from contracts.envelope import Envelope, Headers, from_record
+from contracts.envelope import Envelope
 from contracts.errors import Transient
-from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes, DeliveryRejected
+from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryRejected
 from contracts.events.sync import EndpointConfigured, SealedSecret, endpoint_secret_place
-from contracts.topics import Topic
 from providers.conformance import fixtures_for, variants
 from providers.fixtures import Fixture
 from providers.provider import Provider
@@ -46,53 +46,6 @@ TENANT = "t1"
 LIMIT = 64 * 1024
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 URL = "https://hooks.test/hooks/{}"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What would be on the broker."""
-
-    topic: str
-    key: str
-    envelope: Envelope
-
-    @property
-    def attributes(self) -> DeliveryAttributes:
-        return DeliveryAttributes.of(self.envelope)
-
-    @property
-    def payload(self) -> bytes:
-        return self.attributes.payload(self.envelope.data)
-
-
-class RecordingPublisher:
-    """The port of the real publisher. `fail_from` is the number of the first write that the broker does not take.
-
-    Writes wait for `gate`; `arrived` says that one does.
-    """
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.writes = 0
-        self.fail_from: int | None = None
-        self.stalls = False
-        self.gate, self.arrived = asyncio.Event(), asyncio.Event()
-        self.gate.set()
-
-    async def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> tuple[int, int]:
-        if self.stalls:
-            await asyncio.get_running_loop().create_future()
-        self.arrived.set()
-        await self.gate.wait()
-        self.writes += 1
-        if self.fail_from is not None and self.writes > self.fail_from:
-            raise Transient("broker_unavailable", "KafkaConnectionError")
-        self.records.append(Record(topic, (key or b"").decode(), from_record(value, headers)))
-        return 0, len(self.records)
-
-    async def publish(self, topic: Topic, key: str, envelope: Envelope, *, timeout_s: float = 5.0) -> tuple[int, int]:
-        async with asyncio.timeout(timeout_s):
-            return await self.write(topic.name, key.encode(), envelope.data, envelope.headers())
 
 
 class DictMemory:

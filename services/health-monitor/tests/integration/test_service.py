@@ -86,6 +86,14 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
 
         await until(check, f"the route in {states}")
 
+    async def audited() -> bool:
+        audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
+        stored = await rows(
+            settings.database_url.get_secret_value(),
+            "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter",
+        )
+        return [row["after"] for row in stored] == [a.detail["after"] for a in audit if a.target.endswith(provider)]
+
     async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
         await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "success", 1), calls(provider, "timeout", 6))
         await until(in_mirror("down"), "the route goes down")
@@ -96,6 +104,7 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
         await until(in_mirror("healthy"), "the mirror is refilled after a flush")
         shown: dict[str, Any] = (await client.get(f"{url}/v1/routes/messaging.sms/{provider}")).json()
         assert (shown["state"], shown["windows"]["5m"]["outcomes"]["timeout"]) == ("healthy", 6)
+        await until(audited, "every decision is in the audit log, in its order")
         metrics = (await client.get(f"{url}/metrics")).text
         assert f'provider_state{{capability="messaging.sms",provider="{provider}",state="healthy"}} 1.0' in metrics
         assert f'provider_failovers_total{{from="{provider}",reason="outage",to="none"}} 1.0' in metrics
@@ -112,13 +121,6 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
         "healthy",
     ]
     assert [route.epoch for route in published] == sorted({route.epoch for route in published})
-    audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
-    moves = [a.detail["after"] for a in audit if a.target.endswith(provider)]
-    stored = await rows(
-        settings.database_url.get_secret_value(),
-        "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter",
-    )
-    assert [row["after"] for row in stored] == moves
 
 
 async def test_a_restart_goes_on_where_the_last_owner_stopped(

@@ -122,7 +122,7 @@ async def deliver_twice(bootstrap: str, envelope: Envelope) -> None:
     publisher = Publisher(bootstrap)
     await publisher.start()
     for _ in range(2):
-        await publisher.publish(GATEWAY_EVENTS[Lane.CRITICAL], "k", envelope)
+        await publisher.publish(GATEWAY_EVENTS[Lane.CRITICAL], "k", envelope, timeout_s=30)
     await publisher.stop()
 
 

@@ -48,7 +48,7 @@ async def publish(bootstrap: str, topic: Any, *messages: Any) -> None:
     await publisher.start()
     try:
         for message in messages:
-            await publisher.publish(topic, message.text_key, message.envelope)
+            await publisher.publish(topic, message.text_key, message.envelope, timeout_s=30)
     finally:
         await publisher.stop()
 
