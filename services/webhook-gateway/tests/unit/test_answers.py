@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chassis.testing.harness import until
 from providers import registry
 from providers.conformance import fixtures_for, variants
 
@@ -56,10 +57,14 @@ async def test_a_slow_sender_gets_its_408_however_long_the_record_of_it_takes(ma
     signer = bench.connect(PARTICULAR[0])
     bench.publisher.gate.clear()
     request = asyncio.create_task(bench.request(signer.endpoint, [b"{"], [], then="stall"))
-    await asyncio.wait_for(bench.publisher.arrived.wait(), 10)
+    await until(lambda: _writes(bench), "the record is being written")
     for _ in range(3):
         bench.flights.sweep()
         await asyncio.sleep(0)
     bench.publisher.gate.set()
     assert (await request).status == 408
     assert [one.reason for one in bench.rejected] == ["slow_body"]
+
+
+async def _writes(bench: Any) -> bool:
+    return bool(bench.publisher.writes)

@@ -244,11 +244,11 @@ async def test_a_broker_that_does_not_answer_costs_a_sender_the_publish_timeout_
 ) -> None:
     bench = make_bench(publish_timeout_s=0.1)
     signer = bench.connect(PLAIN)
-    bench.publisher.stalls = True
+    bench.publisher.gate.clear()
     reply = await bench.deliver(signer)
     assert (reply.status, reply.code) == (503, "unavailable")
     assert len(bench.flights) == 0
-    bench.publisher.stalls = False
+    bench.publisher.gate.set()
     assert (await bench.deliver(signer)).status == PLAIN.webhook.success_status
 
 

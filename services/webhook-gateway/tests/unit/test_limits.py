@@ -238,11 +238,11 @@ async def test_a_turn_that_comes_as_its_time_ends_is_passed_on() -> None:
 async def test_a_wait_for_a_turn_ends_with_503_at_the_publish_timeout(make_bench: Any) -> None:
     bench = make_bench(publish_timeout_s=0.3, body_timeout_s=5, bounds=Bounds(1000, 4_000_000))
     signer = bench.connect(PATIENT, lane=Lane.BULK)
-    bench.publisher.stalls = True
+    bench.publisher.gate.clear()
     replies = await asyncio.gather(*(bench.deliver(signer) for _ in range(TURNS + 5)))
     assert {(reply.status, reply.code) for reply in replies} == {(503, "unavailable")}
     assert len(bench.flights) == 0
-    bench.publisher.stalls = False
+    bench.publisher.gate.set()
     assert (await bench.deliver(signer)).status == PATIENT.webhook.success_status
 
 

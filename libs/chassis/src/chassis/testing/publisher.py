@@ -31,26 +31,19 @@ class Record:
 
 
 class RecordingPublisher:
-    """The port of the real publisher. `fail_from` is the number of the first write that the broker does not take.
-
-    Writes wait for `gate`; `arrived` says that one does.
-    """
+    """The port of the publisher: writes wait for `gate`, and from number `fail_from` on the broker takes none."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.writes = 0
         self.fail_from: int | None = None
-        self.stalls = False
-        self.gate, self.arrived = asyncio.Event(), asyncio.Event()
+        self.gate = asyncio.Event()
         self.gate.set()
 
     async def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> tuple[int, int]:
-        """Remember a record; raises `Transient` as a broker that is away does, or never returns while `stalls`."""
-        if self.stalls:
-            await asyncio.get_running_loop().create_future()
-        self.arrived.set()
-        await self.gate.wait()
+        """Remember a record; raises `Transient` as a broker that is away does."""
         self.writes += 1
+        await self.gate.wait()
         if self.fail_from is not None and self.writes > self.fail_from:
             raise Transient("broker_unavailable", "KafkaConnectionError")
         self.records.append(Record(topic, (key or b"").decode(), from_record(value, headers)))
