@@ -59,6 +59,9 @@ async def settings_of(bootstrap: str, redis_url: str, admin: PostgresAdmin, issu
     )
 
 
+MOVES = "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter"
+
+
 async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
     kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
 ) -> None:
@@ -88,10 +91,7 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
 
     async def audited() -> bool:
         audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
-        stored = await rows(
-            settings.database_url.get_secret_value(),
-            "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter",
-        )
+        stored = await rows(settings.database_url.get_secret_value(), MOVES)
         return [row["after"] for row in stored] == [a.detail["after"] for a in audit if a.target.endswith(provider)]
 
     async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
