@@ -1,8 +1,9 @@
 """`make bench-outbound`: commands through the outbound path, beside bare pooled calls in the same run.
 
-Everything is real: Kafka, PostgreSQL with fsync on, Redis, the sync worker as a process, and a sandbox as another that
-answers after 20 ms. A command is reserved, sent, applied and answered; a bare call is only sent. Both go to the same
-operation of the same simulated provider.
+Everything is real but the provider: Kafka, PostgreSQL with fsync on, Redis, the sync worker as a process, and as another
+one `bench.peer`, which gives the sandbox's answer after 20 ms at a fraction of its CPU (`--sandbox` takes the sandbox).
+A command is reserved, sent, applied and answered; a bare call is only sent, to the same peer, by one `httpx.AsyncClient`
+with a pool ("bare, pooled"), and by one client to each connection, which spares httpcore's search of the pool ("bare").
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,13 +57,15 @@ class World:
     kafka: str
     dsn: str
     worker: Server
-    sandbox: str
+    peer: Server
+    provider: str
+    simulated: bool
     api: httpx.AsyncClient
 
 
 @asynccontextmanager
-async def world(executors: int) -> AsyncIterator[World]:
-    """Start the servers, the sandbox and one sync worker."""
+async def world(executors: int, *, sandbox: bool = False) -> AsyncIterator[World]:
+    """Start the servers, the peer and one sync worker."""
     with (
         tempfile.TemporaryDirectory(prefix="patchbay-bench-") as name,
         PrivateKafka(Path(name) / "kafka", under_load=True) as kafka,
@@ -73,9 +76,10 @@ async def world(executors: int) -> AsyncIterator[World]:
         issuer = LocalIssuer(folder)
         await declared_topics(kafka.bootstrap, *TOPICS)
         dsn = await migrated_dsn(postgres.admin, "sync_worker")
-        ports = {"sandbox": free_port(), "worker": free_port()}
-        sandbox_env = {"PATCHBAY_HTTP_PORT": str(ports["sandbox"]), "PATCHBAY_HTTP_HOST": LOOPBACK}
-        sandbox = f"http://{LOOPBACK}:{ports['sandbox']}"
+        ports = {"peer": free_port(), "worker": free_port()}
+        peer_env = {"PATCHBAY_HTTP_PORT": str(ports["peer"]), "PATCHBAY_HTTP_HOST": LOOPBACK}
+        provider = f"http://{LOOPBACK}:{ports['peer']}"
+        lean = ["bench.peer", str(ports["peer"]), str(LATENCY_MS / 1000)]
         worker_env = {
             "PATCHBAY_HTTP_PORT": str(ports["worker"]),
             "PATCHBAY_KAFKA_BOOTSTRAP": kafka.bootstrap,
@@ -85,19 +89,20 @@ async def world(executors: int) -> AsyncIterator[World]:
             "PATCHBAY_JWKS": str(issuer.jwks),
             "PATCHBAY_JWT_ISSUER": str(issuer.settings()["jwt_issuer"]),
             "PATCHBAY_PUBLIC_GATEWAY_URL": "https://gateway.bench.test",
-            "PATCHBAY_PROVIDER_BASE_URL_OVERRIDE": sandbox,
+            "PATCHBAY_PROVIDER_BASE_URL_OVERRIDE": provider,
             "PATCHBAY_EXECUTORS": str(executors),
             "PATCHBAY_TRACE_SAMPLE_RATIO": "0.001",
             "PATCHBAY_TRACE_FILE": str(folder / "traces.jsonl"),
             "PATCHBAY_LOG_LEVEL": "ERROR",
         }
-        with process([sys.executable, "-m", "sandbox"], sandbox_env, folder / "sandbox.log") as one:
-            await ready(f"{sandbox}/ready", one)
+        with process([sys.executable, "-m", *(["sandbox"] if sandbox else lean)], peer_env, folder / "peer.log") as one:
+            await ready(f"{provider}/ready", one, (200, 202))
             with process([sys.executable, "-m", "sync_worker"], worker_env, folder / "worker.log") as two:
                 url = f"http://{LOOPBACK}:{ports['worker']}"
                 await ready(f"{url}/ready", two)
                 async with httpx.AsyncClient(base_url=url, headers=issuer.headers(Role.OPERATOR), timeout=30) as api:
-                    yield World(kafka.bootstrap, dsn, Server(two, ports["worker"]), sandbox, api)
+                    worker, peer = Server(two, ports["worker"]), Server(one, ports["peer"])
+                    yield World(kafka.bootstrap, dsn, worker, peer, provider, sandbox, api)
 
 
 async def prepared(servers: World) -> uuid.UUID:
@@ -116,9 +121,11 @@ async def prepared(servers: World) -> uuid.UUID:
         decided_at=NOW,
     )
     await produce(servers.kafka, HEALTH_QUOTAS, f"{PROVIDER}:account", policy)
+    if not servers.simulated:
+        return uuid.UUID(made.json()["id"])
     async with httpx.AsyncClient() as client:
         fault = {"mode": "latency", "latency_ms": LATENCY_MS}
-        (await client.put(f"{servers.sandbox}/_control/faults/{PROVIDER}", json=fault)).raise_for_status()
+        (await client.put(f"{servers.provider}/_control/faults/{PROVIDER}", json=fault)).raise_for_status()
     return uuid.UUID(made.json()["id"])
 
 
@@ -141,14 +148,28 @@ def command(connection: uuid.UUID) -> Row:
     return row(topic, f"{saga}:step".encode(), envelope.data, envelope.headers())
 
 
-async def commands(servers: World, connection: uuid.UUID, count: int) -> tuple[float, float]:
-    """Return commands per second until all are applied, and CPU seconds of the worker for each."""
+@dataclass(frozen=True)
+class Figures:
+    """One measurement: calls a second, and CPU seconds a call of the caller and of the peer."""
+
+    per_s: float
+    cpu_s: float
+    peer_s: float
+
+    def line(self, name: str) -> str:
+        """Return what is printed."""
+        return f"{name:<13} {self.per_s:7,.0f}/s  {self.cpu_s * 1e6:6,.0f} µs CPU each (and the peer {self.peer_s * 1e6:,.0f})"
+
+
+async def commands(servers: World, connection: uuid.UUID, count: int) -> Figures:
+    """Send commands and wait until all are applied."""
     publisher = Publisher(servers.kafka)
     await publisher.start()
     before = (await rows(servers.dsn, "SELECT count(*) FROM effects"))[0][0]
-    cpu, start = servers.worker.cpu_s(), time.perf_counter()
+    made = [command(connection) for _ in range(count)]
+    cpu, peer, start = servers.worker.cpu_s(), servers.peer.cpu_s(), time.perf_counter()
     for offset in range(0, count, 1000):
-        await publisher.send_rows([command(connection) for _ in range(min(1000, count - offset))])
+        await publisher.send_rows(made[offset : offset + 1000])
     while True:
         done = (await rows(servers.dsn, "SELECT count(*) FROM effects WHERE state = 'applied'"))[0][0]
         if done >= before + count:
@@ -156,31 +177,38 @@ async def commands(servers: World, connection: uuid.UUID, count: int) -> tuple[f
         await asyncio.sleep(0.05)
     seconds = time.perf_counter() - start
     await publisher.stop()
-    return count / seconds, (servers.worker.cpu_s() - cpu) / count
+    return Figures(count / seconds, (servers.worker.cpu_s() - cpu) / count, (servers.peer.cpu_s() - peer) / count)
 
 
-async def bare(servers: World, count: int) -> tuple[float, float]:
-    """Return calls per second of one pooled client in a process of its own, and its CPU seconds for each."""
+async def bare(servers: World, count: int, *, pooled: bool) -> Figures:
+    """Make calls in a process of their own."""
+    peer = servers.peer.cpu_s()
+    more = ["--pooled"] if pooled else []
     here = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.outbound", "--bare", servers.sandbox, "--commands", str(count)),
+        *(sys.executable, "-m", "bench.outbound", "--bare", servers.provider, "--commands", str(count), *more),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await here.communicate()
     per_s, cpu = output.split()
-    return float(per_s), float(cpu)
+    return Figures(float(per_s), float(cpu), (servers.peer.cpu_s() - peer) / count)
 
 
-async def bare_calls(sandbox: str, count: int) -> None:
+async def bare_calls(provider: str, count: int, *, pooled: bool) -> None:
     """Make `count` calls and print the rate and the CPU of each."""
     case = next(one for one in api_cases(registry.get(PROVIDER).folder) if one.operation_name == OPERATION)
     request = registry.get(PROVIDER).authorise(
         registry.get(PROVIDER).operations(OPERATION).build(case.arguments, case.account), case.account, NOW
     )
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+    most = CONCURRENCY if pooled else 1
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
     left = count
-    async with httpx.AsyncClient(base_url=f"{sandbox}/{PROVIDER}", limits=limits) as client:
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=f"{provider}/{PROVIDER}", limits=limits))
+            for _ in range(1 if pooled else CONCURRENCY)
+        ]
 
-        async def work() -> None:
+        async def work(client: httpx.AsyncClient) -> None:
             nonlocal left
             while left > 0:
                 left -= 1
@@ -188,37 +216,47 @@ async def bare_calls(sandbox: str, count: int) -> None:
                 answer.raise_for_status()
 
         cpu, start = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(work(clients[number % len(clients)]) for number in range(CONCURRENCY)))
         seconds = time.perf_counter() - start
         print(count / seconds, (time.process_time() - cpu) / count)
 
 
-async def run(count: int) -> None:
+async def run(count: int, *, sandbox: bool) -> None:
     """Print the figures of some rounds and their medians."""
-    async with world(CONCURRENCY) as servers:
+    async with world(CONCURRENCY, sandbox=sandbox) as servers:
         connection = await prepared(servers)
         await commands(servers, connection, 500)
-        figures: dict[str, list[tuple[float, float]]] = {"bare calls": [], "commands": []}
+        found: dict[str, list[Figures]] = {"bare, pooled": [], "bare": [], "commands": []}
         for number in range(ROUNDS):
-            figures["bare calls"].append(await bare(servers, count))
-            figures["commands"].append(await commands(servers, connection, count))
-            for name, measured in figures.items():
-                per_s, cpu = measured[-1]
-                print(f"round {number + 1}: {name:<10} {per_s:8,.0f}/s  {cpu * 1e6:6.0f} µs CPU each", flush=True)
-        medians = {name: [statistics.median(one) for one in zip(*all_, strict=True)] for name, all_ in figures.items()}
-        for name, (per_s, cpu) in medians.items():
-            print(f"median: {name:<10} {per_s:8,.0f}/s  {cpu * 1e6:6.0f} µs CPU each")
-        overhead = (medians["commands"][1] - medians["bare calls"][1]) * 1e6
-        print(f"overhead of the path: {overhead:,.0f} µs CPU a command  (load {os.getloadavg()[0]:.1f})")
+            found["bare, pooled"].append(await bare(servers, max(count // 4, 250), pooled=True))
+            found["bare"].append(await bare(servers, max(count // 2, 500), pooled=False))
+            found["commands"].append(await commands(servers, connection, count))
+            for name, measured in found.items():
+                print(f"round {number + 1}: {measured[-1].line(name)}", flush=True)
+        medians = {
+            name: Figures(*(statistics.median(getattr(one, part) for one in all_) for part in Figures.__annotations__))
+            for name, all_ in found.items()
+        }
+        for name, one in medians.items():
+            print(f"median: {one.line(name)}")
+        for name in ("bare, pooled", "bare"):
+            more = (medians["commands"].cpu_s - medians[name].cpu_s) * 1e6
+            print(f"a command takes {more:,.0f} µs CPU more than a call that is {name} (bar: 400)")
+        print(f"commands a second: {medians['commands'].per_s:,.0f} (bar: 1,500; load {os.getloadavg()[0]:.1f})")
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commands", type=int, default=5_000)
+    parser.add_argument("--sandbox", action="store_true", help="call the sandbox instead of the lean peer")
     parser.add_argument("--bare", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--pooled", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    asyncio.run(bare_calls(given.bare, given.commands) if given.bare else run(given.commands))
+    if given.bare:
+        asyncio.run(bare_calls(given.bare, given.commands, pooled=given.pooled))
+    else:
+        asyncio.run(run(given.commands, sandbox=given.sandbox))
 
 
 if __name__ == "__main__":
