@@ -41,7 +41,7 @@ class Writer:
 
 async def test_everybody_gets_the_result_of_their_own_and_commits_are_few(database: Database) -> None:
     writer = Writer()
-    commit: GroupCommit[int, int] = GroupCommit(database, writer)
+    commit: GroupCommit[UnitOfWork, int, int] = GroupCommit(database.unit_of_work, writer)
     numbers = list(range(MAX_BATCH + 50))
     assert await asyncio.gather(*map(commit.submit, numbers)) == [number * 2 for number in numbers]
     assert len(writer.batches) <= 4
@@ -51,7 +51,7 @@ async def test_everybody_gets_the_result_of_their_own_and_commits_are_few(databa
 
 
 async def test_a_batch_that_fails_fails_for_all_of_it_and_the_next_goes_on(database: Database) -> None:
-    commit: GroupCommit[int, int] = GroupCommit(database, Writer())
+    commit: GroupCommit[UnitOfWork, int, int] = GroupCommit(database.unit_of_work, Writer())
     await commit.submit(1)
     found = await asyncio.gather(commit.submit(2), commit.submit(1), return_exceptions=True)
     assert all(isinstance(one, Exception) for one in found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 
 from contracts.errors import Invalid
 from providers import authorise
@@ -33,10 +34,19 @@ class Outbound(Folder):
 
         Raises `Invalid` (`unknown_operation`) for one that the manifest does not declare.
         """
+        known = self._known_operations.get(name)
+        if known is not None:
+            return known
         spec = self.manifest.operation(name)
         if spec is None:
             raise Invalid("unknown_operation", f"{self.slug} does not offer {name}", field="operation")
-        return self.operation_table()[name] if spec.code else Declared(spec, self.api.errors)
+        known = self.operation_table()[name] if spec.code else Declared(spec, self.api.errors)
+        self._known_operations[name] = known
+        return known
+
+    @cached_property
+    def _known_operations(self) -> dict[str, Operations]:
+        return {}
 
     def operation_table(self) -> Mapping[str, Operations]:
         """Return the `OPERATIONS` that the folder's `requests.py` writes by hand; empty without that file."""

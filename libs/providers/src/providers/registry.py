@@ -30,6 +30,16 @@ def discover(root: Path) -> dict[str, Provider]:
     return found
 
 
+@lru_cache(maxsize=8)
+def _by_operation(root: Path) -> dict[str, list[Provider]]:
+    """Return the providers below a folder by the operations that they offer: asked for every command."""
+    found: dict[str, list[Provider]] = {}
+    for provider in discover(root).values():
+        for operation in provider.manifest.operations:
+            found.setdefault(operation.name, []).append(provider)
+    return found
+
+
 def all_slugs() -> list[str]:
     """Return the slugs of all providers, sorted."""
     return list(discover(ROOT))
@@ -50,7 +60,7 @@ def get(slug: str) -> Provider:
 
 def with_operation(name: str) -> list[Provider]:
     """Return the providers that offer an operation such as `payment.refund`, sorted by slug."""
-    return [provider for provider in all_providers() if provider.manifest.operation(name) is not None]
+    return list(_by_operation(ROOT).get(name, ()))
 
 
 def with_capability(capability: str) -> list[Provider]:

@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from itertools import product
 from typing import Any, Final
 
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from chassis.clock import Clock
-from chassis.db.connection import is_unavailable
+from chassis.db.connection import Connection, is_unavailable
 from chassis.db.database import Database, UnitOfWork
 from chassis.db.group_commit import GroupCommit
 from chassis.effects import table
@@ -39,7 +39,7 @@ from chassis.effects.states import (
 )
 from chassis.telemetry.logs import logger
 from chassis.telemetry.metrics import gauge
-from chassis.telemetry.traces import start_span
+from chassis.telemetry.traces import begin_trace, sampled
 from contracts.events.sync import AnswerStatus
 from contracts.topics import Lane
 
@@ -105,8 +105,8 @@ class Executor:
         self._slots = asyncio.Semaphore(width)
         self._queue = Queue()
         self._running: set[str] = set()
-        self._marks = GroupCommit(database, self._mark_all)
-        self._settlements = GroupCommit(database, self._settle_all)
+        self._marks = GroupCommit(database.connection, self._mark_all)
+        self._settlements = GroupCommit(database.unit_of_work, self._settle_all)
         desk.wake = self._queue.put
 
     async def run(self) -> None:
@@ -180,24 +180,29 @@ class Executor:
             marked = await self._marks.submit((effect.key, effect.version, action == "send", lease))
             return marked
 
-        span = start_span(
-            f"{action} {effect.operation}",
-            parent=effect.trace or None,
-            kind=SpanKind.CLIENT,
-            attributes={"patchbay.provider": effect.provider, "patchbay.effect": effect.key},
-        )
+        span = self._span(effect, action)
         try:
             outcome = await self._participant.perform(effect, prepared, action, mark)
-            span.set_attribute("patchbay.outcome", type(outcome).__name__.lower())
+            if span is not None:
+                span.set_attribute("patchbay.outcome", type(outcome).__name__.lower())
         except Exception as error:
             log.error("effect_call_failed", effect=effect.key, exc_info=error)
             if not marked:
                 raise
             outcome = Unclear("call_failed", type(error).__name__)
         finally:
-            span.end()
+            if span is not None:
+                span.end()
         version = effect.version + 1 if marked else effect.version
         await self._close(effect, version, action, outcome, prepared)
+
+    def _span(self, effect: Effect, action: Action) -> Span | None:
+        """Start the span of a call; none where nobody will see it, because even that one costs 10 µs."""
+        if effect.trace and not sampled(effect.trace):
+            return None
+        attributes = {"patchbay.provider": effect.provider, "patchbay.effect": effect.key}
+        name = f"{action} {effect.operation}"
+        return begin_trace(name, parent=effect.trace or None, kind=SpanKind.CLIENT, attributes=attributes)[1]
 
     async def _close(
         self, effect: Effect, version: int, action: Action, outcome: Outcome, prepared: Prepared | None
@@ -210,8 +215,8 @@ class Executor:
         if after is not None and settled.verdict is None:
             self._queue.put(after)
 
-    async def _mark_all(self, uow: UnitOfWork, marks: Sequence[tuple[str, int, bool, datetime]]) -> list[bool]:
-        taken = await table.mark(uow.connection, marks, self._clock.now())
+    async def _mark_all(self, connection: Connection, marks: Sequence[tuple[str, int, bool, datetime]]) -> list[bool]:
+        taken = await table.mark(connection, marks, self._clock.now())
         return [key in taken for key, _, _, _ in marks]
 
     async def _settle_all(

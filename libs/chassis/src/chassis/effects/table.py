@@ -25,6 +25,18 @@ _SUMMARY: Final = """key, saga_id, step, direction, tenant, lane, operation, con
     provider_ref, attempt, answered, calls, origin, deadline, sent_at, parked_until, lease_until, updated_at"""
 
 
+# How a column comes in a JSON document, where it is not a text; bytes come in hexadecimal digits.
+_IN_JSON: Final = {
+    **dict.fromkeys(("saga_id", "connection"), "uuid"),
+    **dict.fromkeys(("command", "result"), "jsonb"),
+    **dict.fromkeys(("attempt", "answered", "calls"), "integer"),
+    **dict.fromkeys(("deadline", "lease_until", "sent_at", "parked_until", "updated_at"), "timestamptz"),
+    "version": "bigint",
+}
+_TYPES: Final = ", ".join(f"{name} {_IN_JSON.get(name, 'text')}" for name in _COLUMNS)
+_READ: Final = ", ".join("decode(personal, 'hex')" if name == "personal" else name for name in _COLUMNS)
+
+
 def add_effects_table(metadata: sa.MetaData) -> None:
     """Add the table to a service's metadata."""
     sa.Table(
@@ -76,13 +88,15 @@ async def lock(connection: Connection, keys: Iterable[str]) -> dict[str, Effect]
     A key without a row is locked too: two first commands (a zombie's, an undo beside its do) must not both be first.
     """
     ordered = sorted(set(keys))
-    await connection.execute(
-        """SELECT pg_advisory_xact_lock(hashtextextended(key, 0))
-           FROM (SELECT key FROM unnest($1::text[]) AS key ORDER BY key) AS ordered""",
+    # One JSON document instead of an array, here and below: asyncpg examines each element of an array in Python.
+    await connection.fetchval(
+        """SELECT count(pg_advisory_xact_lock(hashtextextended(key, 0)))
+           FROM (SELECT key FROM jsonb_array_elements_text($1::jsonb) AS key ORDER BY key) AS ordered""",
         ordered,
     )
     rows = await connection.fetch(
-        f"SELECT {_NAMES} FROM effects WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE",  # noqa: S608
+        f"""SELECT {_NAMES} FROM effects WHERE key IN (SELECT jsonb_array_elements_text($1::jsonb))
+            ORDER BY key FOR UPDATE""",  # noqa: S608
         ordered,
     )
     return {row["key"]: _effect(row) for row in rows}
@@ -95,14 +109,22 @@ async def get(connection: Connection, key: str) -> Effect | None:
 
 
 async def save(connection: Connection, effects: Sequence[Effect]) -> None:
-    """Write effects that are locked, as they are now."""
+    """Write effects that are locked, as they are now, in one statement."""
     if not effects:
         return
-    places = ", ".join(f"${place}" for place in range(1, len(_COLUMNS) + 1))
-    await connection.executemany(
-        f"INSERT INTO effects ({_NAMES}) VALUES ({places}) ON CONFLICT (key) DO UPDATE SET {_CHANGES}",  # noqa: S608
-        [tuple(getattr(effect, name) for name in _COLUMNS) for effect in effects],
+    await connection.execute(
+        f"""INSERT INTO effects ({_NAMES})
+            SELECT {_READ} FROM jsonb_to_recordset($1::jsonb) AS given ({_TYPES})
+            ON CONFLICT (key) DO UPDATE SET {_CHANGES}""",  # noqa: S608 (names, never values)
+        [_document(effect) for effect in effects],
     )
+
+
+def _document(effect: Effect) -> dict[str, Any]:
+    document = {name: getattr(effect, name) for name in _COLUMNS}
+    if effect.personal is not None:
+        document["personal"] = effect.personal.hex()
+    return document
 
 
 async def mark(connection: Connection, marks: Sequence[tuple[str, int, bool, datetime]], now: datetime) -> set[str]:
@@ -112,20 +134,17 @@ async def mark(connection: Connection, marks: Sequence[tuple[str, int, bool, dat
     key counts for the provider's lifetime of it, so `sent_at` is renewed only by one that was RESERVED.
     """
     rows = await connection.fetch(
-        """WITH wanted AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bool[], $4::timestamptz[])
-                               AS wanted (key, version, sends, lease)),
+        """WITH wanted AS (SELECT * FROM jsonb_to_recordset($1::jsonb)
+                               AS wanted (key text, version bigint, sends bool, lease timestamptz)),
                 free AS (SELECT effects.key FROM effects JOIN wanted USING (key, version)
-                         WHERE attempt > answered AND (lease_until IS NULL OR lease_until <= $5)
+                         WHERE attempt > answered AND (lease_until IS NULL OR lease_until <= $2)
                          ORDER BY effects.key FOR UPDATE OF effects)
-           UPDATE effects SET lease_until = lease, version = effects.version + 1, updated_at = $5,
-               sent_at = CASE WHEN sends AND state = 'reserved' THEN $5 ELSE sent_at END,
+           UPDATE effects SET lease_until = lease, version = effects.version + 1, updated_at = $2,
+               sent_at = CASE WHEN sends AND state = 'reserved' THEN $2 ELSE sent_at END,
                state = CASE WHEN sends THEN 'sent' WHEN state = 'sent' THEN 'unknown' ELSE state END,
                calls = calls + sends::int, parked_until = NULL
            FROM free JOIN wanted USING (key) WHERE effects.key = free.key RETURNING effects.key""",
-        [key for key, _, _, _ in marks],
-        [version for _, version, _, _ in marks],
-        [sends for _, _, sends, _ in marks],
-        [lease for _, _, _, lease in marks],
+        [{"key": key, "version": version, "sends": sends, "lease": lease} for key, version, sends, lease in marks],
         now,
     )
     return {row["key"] for row in rows}

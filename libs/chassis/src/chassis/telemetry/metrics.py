@@ -51,6 +51,12 @@ def gauge(metric: Metric) -> Gauge:
 
 
 @cache
+def bound_gauge(metric: Metric, *labels: str) -> Gauge:
+    """Return the gauge of a metric for one set of label values, bound once."""
+    return gauge(metric).labels(*labels) if labels else gauge(metric)
+
+
+@cache
 def histogram(metric: Metric) -> Histogram:
     """Return the histogram of a declared metric, in seconds; the same object every time."""
     return Histogram(metric.name, metric.help, metric.labels, buckets=LATENCY_BUCKETS)

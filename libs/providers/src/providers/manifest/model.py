@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -111,7 +112,11 @@ class Manifest(Strict):
 
     def operation(self, name: str) -> OperationSpec | None:
         """Return the declaration of an operation, or None if the provider does not offer it."""
-        return next((operation for operation in self.operations if operation.name == name), None)
+        return self._operations.get(name)
+
+    @cached_property
+    def _operations(self) -> dict[str, OperationSpec]:
+        return {operation.name: operation for operation in self.operations}
 
     def feed(self, name: str) -> FeedSpec | None:
         """Return the declaration of a feed, or None if the provider has no such feed."""

@@ -34,6 +34,9 @@ class Seen:
     retry_after_s: float | None = None
 
 
+_NOTHING: Final = Seen()
+
+
 def parse(headers: Mapping[str, str], now: datetime) -> Seen:
     """Read the rate-limit headers of an answer; names are matched without regard to case.
 
@@ -41,6 +44,8 @@ def parse(headers: Mapping[str, str], now: datetime) -> Seen:
     forms, then the `X-` dialects.
     """
     known = {name.lower(): value for name, value in headers.items()}
+    if not any("limit" in name or name == "retry-after" for name in known):
+        return _NOTHING
     retry_after_s = _retry_after(known.get("retry-after", ""), now)
     found = _draft(known) or _combined(known.get("ratelimit", "")) or _separate(known, now) or Seen()
     return Seen(found.limit, found.remaining, found.reset_s, found.window_s, retry_after_s)
