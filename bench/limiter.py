@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import heapq
+import math
 import random
 import statistics
 import tempfile
@@ -30,11 +31,12 @@ from chassis.testing.clock import ManualClock
 from chassis.testing.redis import PrivateRedis
 from contracts.errors import Transient
 from contracts.events.health import CallClass, QuotaPolicy, QuotaWindow
+from sync_worker.limiter.feedback import Feedback
 from sync_worker.limiter.fleet import HEAL_S
 from sync_worker.limiter.leases import Limiter
 from sync_worker.limiter.metrics import STORE_TRIPS
 from sync_worker.limiter.policies import CallPath, PolicyBook
-from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle
+from sync_worker.limiter.store import Ask, Notice, QuotaStore, Reply
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
 BASE_US = 1_800_000_000_000_000
@@ -167,9 +169,12 @@ class Provider:
             return False
         return True
 
-    def retry_after_s(self, at: float) -> float:
-        """Return how long the window lasts that refuses now."""
-        return WINDOW_S - (at - self.phase) % WINDOW_S
+    def headers(self, at: float, *, refused: bool) -> dict[str, str]:
+        """Return what an answer says: limit, units left, and whole seconds to the reset, rounded up."""
+        left_s = math.ceil(WINDOW_S - (at - self.phase) % WINDOW_S)
+        left = max(0, LIMIT - self.counts.get(int((at - self.phase) // WINDOW_S), 0))
+        said = {"x-ratelimit-limit": str(LIMIT), "x-ratelimit-remaining": str(left), "x-ratelimit-reset": str(left_s)}
+        return said | ({"retry-after": str(left_s)} if refused else {})
 
 
 @dataclass
@@ -238,20 +243,23 @@ async def coordinated(url: str, seed: int, phase: float) -> Outcome:
     lead_s = 2 * WINDOW_S  # the store heals, and the windows of interactive calls have a history
     outcome = Outcome(Provider(phase))
     workers = [_worker(redis, clock, f"w{number}") for number in range(len(SKEW))]
-    running = [asyncio.create_task(limiter.run()) for limiter, _ in workers]
+    running = [asyncio.create_task(limiter.run()) for limiter, _, _ in workers]
     tasks: set[asyncio.Task[None]] = set()
 
     async def call(worker: int, call_class: CallClass, first: float) -> None:
-        limiter, path = workers[worker]
+        limiter, path, feedback = workers[worker]
         start = clock.monotonic()
         with contextlib.suppress(Transient):
             while True:
                 await limiter.take(path, call_class, 1.0, start + SECONDS)
                 sent_at = clock.monotonic()
                 arrives = sent_at - lead_s + TRAVEL_S
-                if outcome.provider.call(arrives):
+                passed = outcome.provider.call(arrives)
+                said = outcome.provider.headers(arrives, refused=not passed)
+                await clock.sleep(2 * TRAVEL_S)
+                feedback.answered(path, "success" if passed else "throttled", said, sent_at)
+                if passed:
                     break
-                limiter.throttled(path, path.narrowest, outcome.provider.retry_after_s(arrives), sent_at)
             if first >= 0:
                 outcome.served(call_class, sent_at - start, sent_at - lead_s)
 
@@ -278,21 +286,22 @@ class WatchedStore(QuotaStore):
 
     busy = 0
 
-    async def exchange(self, asks: Sequence[Ask], throttles: Sequence[Throttle] = ()) -> list[Reply]:
+    async def exchange(self, asks: Sequence[Ask], notices: Sequence[Notice] = ()) -> list[Reply]:
         """Count the round trip while it lasts."""
         WatchedStore.busy += 1
         try:
-            return await super().exchange(asks, throttles)
+            return await super().exchange(asks, notices)
         finally:
             WatchedStore.busy -= 1
 
 
-def _worker(redis: Redis, clock: ManualClock, name: str) -> tuple[Limiter, CallPath]:
+def _worker(redis: Redis, clock: ManualClock, name: str) -> tuple[Limiter, CallPath, Feedback]:
     book = PolicyBook()
     book.put(policy("s1", QuotaWindow(limit=LIMIT, seconds=WINDOW_S, shape="fixed")))
     store = WatchedStore(redis, name, timeout_s=10, time_us=lambda: BASE_US + round(clock.monotonic() * 1e6))
-    limiter = Limiter(store, clock, UsageBook(clock, name), RetryBudgets(), workers=len(SKEW))
-    return limiter, book.path("s1", "c")
+    usage, retries = UsageBook(clock, name), RetryBudgets()
+    limiter = Limiter(store, clock, usage, retries, workers=len(SKEW))
+    return limiter, book.path("s1", "c"), Feedback(limiter, book, usage, retries, clock)
 
 
 async def _settle() -> None:

@@ -9,6 +9,7 @@ from chassis.clock import Clock
 from contracts.events.sync import Outcome
 from sync_worker.limiter.learning import LimitEstimate, Seen, parse
 from sync_worker.limiter.leases import Limiter
+from sync_worker.limiter.phases import WindowPhase
 from sync_worker.limiter.policies import Bucket, CallPath, PolicyBook
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
@@ -28,6 +29,7 @@ class Feedback:
         self._retries = retries
         self._clock = clock
         self._estimates: dict[tuple[str, float], LimitEstimate] = {}
+        self._phases: dict[tuple[str, float], WindowPhase] = {}
 
     def answered(
         self, path: CallPath, outcome: Outcome, headers: Mapping[str, str], sent_at: float, *, scope: str = ""
@@ -51,10 +53,10 @@ class Feedback:
             self._limiter.throttled(path, bucket, min(seen.reset_s, MAX_BLOCK_S), None)
         if seen.limit is not None or seen.remaining is not None:
             self._usage.saw(path, bucket, seen)
-            self._learn(path, bucket, seen)
+            self._learn(path, bucket, seen, sent_at)
         return seen
 
-    def _learn(self, path: CallPath, name: str, seen: Seen) -> None:
+    def _learn(self, path: CallPath, name: str, seen: Seen, sent_at: float) -> None:
         bucket = next(one for one in path.buckets if one.name == name)
         seconds = seen.window_s if seen.window_s is not None else _only_window(bucket)
         if not seen.limit or not seconds:
@@ -62,6 +64,11 @@ class Feedback:
         estimate = self._estimates.setdefault((name, seconds), LimitEstimate())
         now = self._clock.monotonic()
         self._book.learn(path.provider, name, seconds, estimate.observe(seen.limit, int(now / seconds)))
+        if any(window.shape == "fixed" and window.seconds == seconds for window in bucket.windows):
+            phase = self._phases.setdefault((name, seconds), WindowPhase(seconds))
+            turn = phase.observe(seen.limit, seen.remaining, seen.reset_s, sent_at, now)
+            if turn is not None:
+                self._limiter.turned(path, name, seconds, turn)
 
 
 def _only_window(bucket: Bucket) -> float | None:

@@ -17,10 +17,11 @@ from contracts.errors import Invalid
 from contracts.events.health import CallClass
 from sync_worker.limiter.fleet import ProviderState
 from sync_worker.limiter.metrics import DECISIONS, WAIT_SECONDS
+from sync_worker.limiter.phases import TurnSeen
 from sync_worker.limiter.policies import CallPath
 from sync_worker.limiter.pools import FREE, Grant, Pool, Waiter, refusal
 from sync_worker.limiter.safe import SafeShare
-from sync_worker.limiter.store import LEASE_S, Ask, QuotaStore, Reply, Throttle
+from sync_worker.limiter.store import LEASE_S, Ask, Notice, QuotaStore, Reply, Throttle, Turn
 from sync_worker.limiter.timers import Timers
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
@@ -31,6 +32,8 @@ HELLO_S: Final = 1.0
 AWAY_S: Final = 1.0
 # A pool that nobody used for this long is forgotten.
 IDLE_S: Final = 60.0
+# While the store is away what it must be told is kept, but not without end.
+MAX_NOTICES: Final = 1000
 _MICRO: Final = 1_000_000
 _NEVER_SENT_S: Final = 1e10
 
@@ -67,7 +70,7 @@ class Limiter:
         self._due: list[Pool] = []
         # Paths that must be told of without asking: True for a hello, False for what is held or was known.
         self._tell: dict[CallPath, bool] = {}
-        self._throttles: list[Throttle] = []
+        self._notices: list[Notice] = []
         self._blocked: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._timers = Timers(clock, self._wake)
@@ -104,7 +107,7 @@ class Limiter:
         """Block a bucket for every worker; `sent_at` (monotonic) of a call that got a 429 lowers the estimate too."""
         now = self._monotonic()
         age_s = _NEVER_SENT_S if sent_at is None else now - sent_at
-        self._throttles.append(Throttle(path.provider, bucket, block_s, age_s))
+        self._notices.append(Throttle(path.provider, bucket, block_s, age_s))
         if block_s > 0:
             self._blocked[bucket] = now + block_s
             for pool in self._pools.values():
@@ -113,6 +116,13 @@ class Limiter:
                     self._shut(pool, now, block_s)
                     self._flag(pool)
         self._wake.set()
+
+    def turned(self, path: CallPath, bucket: str, seconds: float, seen: TurnSeen) -> None:
+        """Tell every worker where a fixed window of a bucket turns, with the next round trip."""
+        offset = self._state(path.provider).clock_offset
+        if offset:
+            earliest, latest = seen.earliest + offset, seen.latest + offset
+            self._notices.append(Turn(path.provider, bucket, seconds, earliest, latest, seen.way_s))
 
     def waiting(self) -> dict[tuple[str, CallClass], int]:
         """Return how many calls wait, by provider and class."""
@@ -215,7 +225,7 @@ class Limiter:
         if now >= self._away_until:
             tell, self._tell = self._tell, {}
             asks += [(None, self._telling(path, now, hello=hello)) for path, hello in tell.items()]
-        if asks or (self._throttles and now >= self._away_until):
+        if asks or (self._notices and now >= self._away_until):
             await self._exchange(asks)
         self._timers.arm()
 
@@ -223,6 +233,10 @@ class Limiter:
         for waiter in pool.expired(now):
             bound_counter(DECISIONS, pool.call_class, "refused").inc()
             waiter.refuse(pool.shut_until - now if pool.shut_until > now else None)
+        if pool.ring_at <= now < pool.expires and pool.units > 0:
+            # The lease was renewed meanwhile; one alarm for each pool is enough.
+            pool.ring_at = pool.expires
+            self._timers.add(pool.expires, pool)
         if (pool.head() is not None and pool.shut_until <= now) or (pool.units > 0 and pool.expires <= now):
             self._flag(pool)
 
@@ -263,14 +277,14 @@ class Limiter:
         return ask
 
     async def _exchange(self, asks: list[tuple[Pool | None, Ask]]) -> None:
-        throttles, self._throttles = self._throttles, []
+        notices, self._notices = self._notices, []
         try:
-            replies = await self._store.exchange([ask for _, ask in asks], throttles)
+            replies = await self._store.exchange([ask for _, ask in asks], notices)
         except (RedisError, OSError, TimeoutError) as error:
             now = self._monotonic()
             self._away_until = now + AWAY_S
             log.warning("quota_store_away", error=type(error).__name__)
-            self._throttles = throttles + self._throttles
+            self._notices = (notices + self._notices)[-MAX_NOTICES:]
             for pool, ask in asks:
                 # Whether it ran is not known: what was owed is told again, what was given back is not.
                 self._safe.owe(ask.path, ask.owed)
@@ -307,10 +321,12 @@ class Limiter:
             pool.granted_at = reply.now
             pool.expires = now + min(LEASE_S, (reply.lease_end - reply.now) / _MICRO)
             # While there is less than everybody wants, asking ahead would only take it from somebody who waits.
-            pool.low = pool.units / 2 if reply.granted >= ask.want and not pool.path.concurrent else 0.0
+            pool.low = pool.low_mark() if reply.granted >= ask.want and not pool.path.concurrent else 0.0
             pool.shut_until = 0.0
             self._hold(pool.path, reply.granted)
-            self._timers.add(pool.expires, pool)
+            if pool.ring_at <= now or pool.expires < pool.ring_at:
+                pool.ring_at = pool.expires
+                self._timers.add(pool.expires, pool)
             while (waiter := pool.head()) is not None and waiter.cost <= pool.units:
                 pool.pop()
                 pool.units -= waiter.cost

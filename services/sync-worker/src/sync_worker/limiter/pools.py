@@ -11,8 +11,15 @@ from contracts.errors import Transient
 from contracts.events.health import CallClass
 from sync_worker.limiter.policies import RANKS, CallPath
 
-# Units that cover this much demand are leased at once; the next lease is asked for when half of them are left.
+# Units that cover this much demand are leased at once.
 AHEAD_S = 0.1
+# Where few calls would share a round trip, a lease covers up to this much, within a lease's life of 250 ms: that many
+# units at most, and that part of what the tightest window gives at once.
+STRETCHED_S = 0.2
+STRETCHED_UNITS = 40.0
+STRETCHED_PART = 0.1
+# The next lease is asked for when what is left covers this much: many round trips, and never more than half a lease.
+LOW_S = 0.03
 # Demand is averaged over about this long.
 _MEMORY_S = 0.2
 _SHORTEST_S = 0.02
@@ -69,6 +76,7 @@ class Pool:
     emergency: bool = False
     units: float = 0.0
     expires: float = 0.0
+    ring_at: float = 0.0
     low: float = 0.0
     granted_at: int = 0
     cost: float = 1.0
@@ -129,13 +137,18 @@ class Pool:
             yield waiter
 
     def lease_size(self, now: float) -> float:
-        """Learn how fast this pool is used, and return the units of the next 100 ms of it."""
+        """Learn how fast this pool is used, and return the units of the next 100 ms of it, or of 200 where few."""
         elapsed = now - self._asked_at
         if elapsed >= _SHORTEST_S:
             rate = (self.spent - self._spent_then) / elapsed
             self._demand += min(1.0, elapsed / _MEMORY_S) * (rate - self._demand)
             self._asked_at, self._spent_then = now, self.spent
-        return self._demand * AHEAD_S
+        most = min(STRETCHED_UNITS, STRETCHED_PART * self.path.greatest_cost)
+        return max(self._demand * AHEAD_S, min(self._demand * STRETCHED_S, most))
+
+    def low_mark(self) -> float:
+        """Return the units at which the next lease is asked for."""
+        return min(self.units / 2, max(1.0, self._demand * LOW_S))
 
     def drop_expired(self, now: float) -> float:
         """Forget a lease that ran out and return its unspent units."""

@@ -38,6 +38,7 @@ class SafeShare:
         self._held = held
         self._spent: dict[tuple[str, str], _Spent] = {}
         self._counts: dict[tuple[str, str], tuple[int, float]] = {}
+        self._phases: dict[tuple[str, str], float] = {}
         self.clock_offset = 0.0
 
     def saw(self, path: CallPath, known: tuple[str, ...]) -> None:
@@ -46,8 +47,11 @@ class SafeShare:
         for bucket in path.buckets:
             for window in bucket.windows:
                 if window.shape == "fixed" and at < len(known):
-                    index, _, count = known[at].partition(":")
-                    self._counts[bucket.name, window_id(window.shape, window.seconds)] = (int(index), float(count))
+                    index, count, *turns = known[at].split(":")
+                    name = (bucket.name, window_id(window.shape, window.seconds))
+                    self._counts[name] = (int(index), float(count))
+                    # Where the provider's windows turn, as far as the store knows it.
+                    self._phases[name] = float(turns[0]) / _MICRO if turns else 0.0
                 at += 1
 
     def wait_s(self, path: CallPath, cost: float, now: float, workers: int) -> float:
@@ -75,7 +79,7 @@ class SafeShare:
                     owed.append(0.0)
                     continue
                 if window.shape == "fixed":
-                    owed.append(spent.units if spent.index == self._index(window, now) else 0.0)
+                    owed.append(spent.units if spent.index == self._index(bucket, window, now) else 0.0)
                 else:
                     # What was spent longer ago has flowed off in the meantime.
                     owed.append(min(spent.owed, max(0.0, (spent.due - now) / _gap(window, workers))))
@@ -99,22 +103,25 @@ class SafeShare:
         burst = max(cost, window.burst * SHARE / workers) if window.shape == "gcra" else cost
         wait = max(0.0, spent.due + (cost - burst) * gap - now)
         if window.shape == "fixed":
-            index = self._index(window, now)
+            index = self._index(bucket, window, now)
             if spent.index != index:
                 spent.index, spent.units, spent.owed = index, 0.0, 0.0
             seen = self._counts.get((bucket.name, window_id(window.shape, window.seconds)))
             if seen is not None and seen[0] == index:
                 left = max(0.0, window.limit * ISSUED - seen[1]) * SHARE / workers
                 if spent.units + cost > left:
-                    end = (index + 1) * window.seconds - (now + self.clock_offset)
+                    end = (index + 1) * window.seconds + self._phase(bucket, window) - (now + self.clock_offset)
                     wait = max(wait, end, 0.001)
         return wait
 
     def _of(self, bucket: Bucket, window: QuotaWindow) -> _Spent:
         return self._spent.setdefault((bucket.name, window_id(window.shape, window.seconds)), _Spent())
 
-    def _index(self, window: QuotaWindow, now: float) -> int:
-        return math.floor((now + self.clock_offset) / window.seconds)
+    def _phase(self, bucket: Bucket, window: QuotaWindow) -> float:
+        return self._phases.get((bucket.name, window_id(window.shape, window.seconds)), 0.0)
+
+    def _index(self, bucket: Bucket, window: QuotaWindow, now: float) -> int:
+        return math.floor((now + self.clock_offset - self._phase(bucket, window)) / window.seconds)
 
 
 def _gap(window: QuotaWindow, workers: int) -> float:

@@ -23,6 +23,7 @@ LEASE_S: Final = 0.25
 EMERGENCY_RANK: Final = -1
 _TAKE: Final = (Path(__file__).parent / "take.lua").read_text()
 _THROTTLE: Final = (Path(__file__).parent / "throttle.lua").read_text()
+_TURN: Final = (Path(__file__).parent / "turn.lua").read_text()
 _MICRO: Final = 1_000_000
 
 
@@ -77,6 +78,24 @@ class Throttle:
     age_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Where a fixed window of a bucket turns: between two instants of the store's clock, in seconds.
+
+    `way_s` is how long a call may be under way, from its grant until the provider counts it.
+    """
+
+    provider: str
+    bucket: str
+    seconds: float
+    earliest: float
+    latest: float
+    way_s: float
+
+
+Notice = Throttle | Turn
+
+
 @dataclass(slots=True)
 class _Script:
     """A script and the name that Redis gives it."""
@@ -100,16 +119,17 @@ class QuotaStore:
         self._time_us = time_us
         self._take = _Script(_TAKE)
         self._throttle = _Script(_THROTTLE)
+        self._turn = _Script(_TURN)
         # Static parts of the arguments; a path's limits change a few times a day.
         self._windows: dict[tuple[CallPath, CallClass], tuple[int, list[list[str]], list[int]]] = {}
         self._keys: dict[CallPath, list[str]] = {}
 
-    async def exchange(self, asks: Sequence[Ask], throttles: Sequence[Throttle] = ()) -> list[Reply]:
+    async def exchange(self, asks: Sequence[Ask], notices: Sequence[Notice] = ()) -> list[Reply]:
         """Send everything in one round trip and return the replies to `asks`.
 
-        Throttles are told first. Raises `RedisError`, `OSError` or `TimeoutError`; the scripts may then have run.
+        Notices are told first. Raises `RedisError`, `OSError` or `TimeoutError`; the scripts may then have run.
         """
-        calls = [self._throttle_call(one) for one in throttles] + [self._take_call(one) for one in asks]
+        calls = [self._notice_call(one) for one in notices] + [self._take_call(one) for one in asks]
         bound_counter(STORE_COMMANDS).inc(len(calls))
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -118,7 +138,7 @@ class QuotaStore:
             bound_counter(STORE_TRIPS, "failed").inc()
             raise
         bound_counter(STORE_TRIPS, "answered").inc()
-        return [_reply(answer) for answer in answers[len(throttles) :]]
+        return [_reply(answer) for answer in answers[len(notices) :]]
 
     async def _run(self, calls: list[tuple[_Script, list[Any]]]) -> list[Any]:
         if len(calls) == 1:
@@ -193,9 +213,13 @@ class QuotaStore:
             self._keys[path] = _keys(path)
         return known[1], known[2]
 
-    def _throttle_call(self, throttle: Throttle) -> tuple[_Script, list[Any]]:
-        key = state_key(throttle.provider, throttle.bucket)
-        return self._throttle, [1, key, int(throttle.block_s * _MICRO), int(throttle.age_s * _MICRO), self._now()]
+    def _notice_call(self, notice: Notice) -> tuple[_Script, list[Any]]:
+        key = state_key(notice.provider, notice.bucket)
+        if isinstance(notice, Throttle):
+            return self._throttle, [1, key, int(notice.block_s * _MICRO), int(notice.age_s * _MICRO), self._now()]
+        times = (notice.seconds, notice.earliest, notice.latest, notice.way_s)
+        name = window_id("fixed", notice.seconds)
+        return self._turn, [1, key, name, *(round(one * _MICRO) for one in times), self._now()]
 
 
 def window_id(shape: str, seconds: float) -> str:

@@ -145,25 +145,47 @@ shapes.gcra = {
   end,
 }
 
+-- Where the provider's windows turn (turn.lua); after a flush as the workers tell. `slack` before a turn, what is granted
+-- counts for the window behind it, too.
+local function placed(w, s, id)
+  local index, count, phase, slack = w.known:match('^([^:]*):([^:]*):?([^:]*):?([^:]*)$')
+  w.phase, w.slack = tonumber(s['o' .. id]), number(s['g' .. id])
+  local moved = not w.phase and tonumber(phase) ~= nil
+  if moved then
+    w.phase, w.slack = tonumber(phase), number(slack)
+    -- What others counted meanwhile, by windows of another phase, is not lost by the move.
+    if s['i' .. id] then s['i' .. id] = math.floor((now - w.phase) / w.span) end
+  end
+  w.turns = w.phase ~= nil
+  w.phase = w.phase or 0
+  w.index = math.floor((now - w.phase) / w.span)
+  w.stop = (w.index + 1) * w.span + w.phase
+  w.left = (w.stop - now) / w.span
+  w.zone = now >= w.stop - w.slack
+  return tonumber(index), tonumber(count), number(phase)
+end
+
 shapes.fixed = {
   load = function(bucket, w)
     local s, id = bucket.state, w.id
     w.gap = w.span / (w.limit * ISSUED)
-    w.index = math.floor(now / w.span)
-    w.stop = (w.index + 1) * w.span
-    w.left = (w.stop - now) / w.span
+    local index, count, phase = placed(w, s, id)
     w.count, w.high, w.first, w.before = number(s['c' .. id]), number(s['h' .. id]), number(s['f' .. id]), s['b' .. id]
+    w.last, w.carried = number(s['l' .. id]), number(s['n' .. id])
     local stored = number(s['i' .. id])
+    if number(s['m' .. id]) ~= stored + 1 then w.carried = 0 end
     -- A clock that went back finds a later window here and keeps its count.
     if w.index > stored then
-      w.before = w.index == stored + 1 and w.high or (stored > 0 and 0 or nil)
-      w.count, w.high, w.first = 0, 0, 0
-    elseif back > 0 and math.floor(back_at / w.span) == w.index then
+      local follows = w.index == stored + 1
+      w.before = follows and w.high or (stored > 0 and 0 or nil)
+      w.last = follows and w.count or 0
+      w.count, w.carried, w.high, w.first = follows and w.carried or 0, 0, 0, 0
+    elseif back > 0 and math.floor((back_at - w.phase) / w.span) == w.index then
       w.count = math.max(0, w.count - back)
       if rank < BULK then w.high = math.max(0, w.high - back) end
     end
-    local index, count = w.known:match('^(.-):(.*)$')
-    if index and tonumber(index) == w.index then w.count = math.max(w.count, tonumber(count)) end
+    -- The same window, perhaps by an older notion of where it begins.
+    if index and math.abs(index * w.span + phase - w.stop + w.span) < w.span then w.count = math.max(w.count, count) end
     w.count = w.count + w.owed
   end,
   fits = function(bucket, w, ahead, lenient)
@@ -190,10 +212,19 @@ shapes.fixed = {
     w.count = w.count + n
     bucket.set('i' .. w.id, w.index)
     bucket.set('c' .. w.id, w.count)
+    bucket.set('l' .. w.id, w.last)
+    if w.turns then
+      if w.zone then w.carried = w.carried + n + w.owed end
+      bucket.set('m' .. w.id, w.index + 1)
+      bucket.set('n' .. w.id, w.carried)
+      bucket.set('o' .. w.id, w.phase)
+      bucket.set('g' .. w.id, w.slack)
+    end
     bucket.set('h' .. w.id, rank < BULK and w.high + n or w.high)
     bucket.set('f' .. w.id, rank == FIRST and w.first + n or w.first)
     if w.before then bucket.set('b' .. w.id, w.before) end
-    return w.index .. ':' .. w.count
+    local told = w.index .. ':' .. w.count
+    return w.turns and string.format('%s:%.3f:%.3f', told, w.phase, w.slack) or told
   end,
 }
 
@@ -357,7 +388,8 @@ local lease_end, known = now + lease_us, {}
 for _, bucket in ipairs(all) do
   for _, w in ipairs(bucket.windows) do
     known[#known + 1] = w.shape.commit(bucket, w, granted)
-    if w.stop then lease_end = math.min(lease_end, w.stop) end
+    -- What is leased before the slack must not be spent in it, where it would count for the next window as well.
+    if w.stop then lease_end = math.min(lease_end, (w.turns and not w.zone) and w.stop - w.slack or w.stop) end
     if w.slow and granted > 0 then
       local field = 'p' .. w.id .. rank
       bucket.set(field, math.max(number(bucket.state[field]), now) + granted * w.slow)
