@@ -1,9 +1,10 @@
 """`make bench-outbound`: commands through the outbound path, beside bare pooled calls in the same run.
 
-Everything is real but the provider: Kafka, PostgreSQL with fsync on, Redis, the sync worker as a process, and as another
-one `bench.peer`, which gives the sandbox's answer after 20 ms at a fraction of its CPU (`--sandbox` takes the sandbox).
-A command is reserved, sent, applied and answered; a bare call is only sent, to the same peer, by one `httpx.AsyncClient`
-with a pool ("bare, pooled"), and by one client to each connection, which spares httpcore's search of the pool ("bare").
+Everything is real but the provider: Kafka, PostgreSQL with fsync on, Redis, the sync worker as a process, and as
+another one `bench.peer`, which gives the sandbox's answer after 20 ms at a fraction of its CPU (`--sandbox` takes the
+sandbox). A command is reserved, sent, applied and answered; a bare call is only sent, to the same peer, by one
+`httpx.AsyncClient` with a pool ("bare, pooled"), and by a client for each connection, which spares httpcore's search of
+the pool ("bare").
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ class Figures:
 
     def line(self, name: str) -> str:
         """Return what is printed."""
-        return f"{name:<13} {self.per_s:7,.0f}/s  {self.cpu_s * 1e6:6,.0f} µs CPU each (and the peer {self.peer_s * 1e6:,.0f})"
+        caller, peer = self.cpu_s * 1e6, self.peer_s * 1e6
+        return f"{name:<13} {self.per_s:7,.0f}/s  {caller:6,.0f} µs CPU each (and the peer {peer:,.0f})"
 
 
 async def commands(servers: World, connection: uuid.UUID, count: int) -> Figures:
@@ -174,7 +176,9 @@ async def commands(servers: World, connection: uuid.UUID, count: int) -> Figures
     while True:
         # The last one says itself when it was settled; asking often would take CPU from what is measured.
         await asyncio.sleep(0.5)
-        done, last = (await rows(servers.dsn, "SELECT count(*), max(updated_at) FROM effects WHERE state = 'applied'"))[0]
+        done, last = (await rows(servers.dsn, "SELECT count(*), max(updated_at) FROM effects WHERE state = 'applied'"))[
+            0
+        ]
         if done >= before + count:
             break
     seconds = (last - start).total_seconds()

@@ -1,7 +1,7 @@
 """A provider that costs next to nothing: the sandbox's answer to one operation, 20 ms after the request.
 
-granian RSGI without state, judgement, signatures or metrics. The sandbox takes several times the CPU of the path that is
-measured, and both share the machine; `bench.outbound --sandbox` takes it all the same.
+granian RSGI without state, judgement, signatures or metrics. The sandbox takes several times the CPU of the path that
+is measured, and both share the machine; `bench.outbound --sandbox` takes it all the same.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest_asyncio
 from chassis.redis import Redis, connect
 from contracts.events.health import CallClass, QuotaPolicy, QuotaWindow
 from sync_worker.limiter.policies import CallPath, PolicyBook
-from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle, version_key
+from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle, Turn, version_key
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -60,6 +60,12 @@ class Quota:
 
     async def granted(self, call_class: CallClass, want: float, **fields: Any) -> float:
         return (await self.ask(call_class, want, **fields)).granted
+
+    async def turn(self, earliest: float, latest: float, way_s: float = 0.0, *, seconds: float = 10) -> None:
+        at = BASE_US / 1e6
+        bucket = self.path().narrowest
+        told = Turn(self.provider, bucket, seconds, at + earliest, at + latest, way_s)
+        await self.store("w1").exchange([], [told])
 
     async def throttle(self, bucket: str, block_s: float, age_s: float = 0.0) -> None:
         await self.store("w1").exchange([], [Throttle(self.provider, bucket, block_s, age_s)])
@@ -323,3 +329,70 @@ async def test_a_store_that_forgot_heals_before_it_grants_and_takes_what_workers
     await quota.ask("critical", 0, known=before.known)
     quota.now += lost.wait_s
     assert await quota.granted("critical", 5, need=0) == pytest.approx(1.3, abs=0.01)
+
+
+async def test_a_window_turns_where_the_providers_does(quota: Quota) -> None:
+    quota.policy(QuotaWindow(limit=100, seconds=10, shape="fixed"))
+    quota.now = 101.0
+    assert await quota.granted("critical", 50) == 50
+    await quota.turn(103.0, 103.0)
+    quota.now = 102.9
+    assert await quota.granted("critical", 100, need=0) == pytest.approx(48, abs=0.5), "the same window still"
+    quota.now = 103.1
+    assert await quota.granted("critical", 90) == 90
+    quota.now = 112.9
+    assert await quota.granted("critical", 90, need=0) < 9
+    quota.now = 113.1
+    assert await quota.granted("critical", 90) == 90, "and so do all that follow"
+
+
+async def test_what_is_granted_while_the_turn_is_in_doubt_counts_for_both_windows(quota: Quota) -> None:
+    quota.policy(QuotaWindow(limit=100, seconds=10, shape="fixed"))
+    quota.now = 101.0
+    assert await quota.granted("critical", 50) == 50
+    await quota.turn(103.0, 104.0, way_s=0.2)
+    quota.now = 102.7
+    before = await quota.ask("critical", 10)
+    assert before.lease_end <= BASE_US + 102_800_000, "what is leased before the doubt is not spent in it"
+    quota.now = 103.5
+    assert await quota.granted("critical", 20) == 20
+    assert await quota.granted("critical", 60, need=0) < 20, "the old window is full at 98"
+    quota.now = 104.1
+    carried = 98 - await quota.granted("critical", 100, need=0)
+    assert 38 <= carried <= 44, "20 and less than 20 were granted in doubt, and 5 are kept for an emergency"
+
+
+async def test_a_move_of_the_window_forgets_no_call(quota: Quota) -> None:
+    quota.policy(QuotaWindow(limit=100, seconds=10, shape="fixed"))
+    quota.now = 99.0
+    assert await quota.granted("critical", 60) == 60
+    quota.now = 101.0
+    assert await quota.granted("critical", 20) == 20
+    await quota.turn(105.0, 105.0)
+    assert await quota.granted("critical", 98, need=0) < 18, "it began at 95, so all 80 may lie in it"
+    quota.now = 105.1
+    await quota.turn(108.0, 108.0)
+    assert await quota.granted("critical", 90, need=0) < 20, "a turn that moves again does not make room"
+
+
+async def test_workers_narrow_the_doubt_together(quota: Quota) -> None:
+    quota.policy(QuotaWindow(limit=100, seconds=10, shape="fixed"))
+    quota.now = 101.0
+    await quota.turn(103.0, 105.0)
+    await quota.turn(94.0, 94.5)
+    told = (await quota.ask("critical", 1)).known[0].split(":")
+    assert [float(one) / 1e6 for one in told[2:]] == pytest.approx([4.5, 0.5])
+
+
+async def test_a_store_that_forgot_is_told_where_the_windows_turn(quota: Quota) -> None:
+    quota.policy(QuotaWindow(limit=100, seconds=10, shape="fixed"))
+    quota.now = 101.0
+    await quota.turn(107.0, 107.0)
+    before = await quota.ask("critical", 80)
+    await quota.redis.flushall()
+    lost = await quota.ask("critical", 0, known=before.known)
+    quota.now += 4.0
+    assert lost.healing
+    assert await quota.granted("critical", 60, need=0) < 19, "the window of 97 goes on"
+    quota.now = 107.1
+    assert await quota.granted("critical", 90) == 90

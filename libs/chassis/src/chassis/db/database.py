@@ -140,9 +140,9 @@ class Database:
     async def _reset(self, connection: Connection) -> None:
         """Make a session as it was opened, if anything but transactions (which are rolled back already) touched it.
 
-        asyncpg's own way is four statements after each use, a third of what a small unit of work costs. Borrowers do not
-        set, listen or lock for the session (decision 25): what they need for longer than a transaction has a connection
-        of its own, as the relay's lock.
+        asyncpg's own way is four statements after each use, a third of what a small unit of work costs. Borrowers do
+        not set, listen or lock for the session (decision 25): what is needed for longer than a transaction, as the
+        relay's lock, has a connection of its own.
         """
         pid = connection.get_server_pid()
         if pid in self._narrowed:
@@ -166,4 +166,3 @@ class Database:
         """Raise if the database does not answer."""
         async with self.connection() as connection:
             await connection.execute("SELECT 1")
-

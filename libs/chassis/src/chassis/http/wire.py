@@ -14,7 +14,7 @@ from typing import Final, cast
 import httptools
 import httpx
 
-# Status line, headers, chunk framing and trailers of one answer; the body comes on top (h11 stops at 100 KiB of headers).
+# Status line, headers, chunk framing and trailers of one answer, beside its body (h11 takes 100 KiB of headers).
 MAX_FRAMING_BYTES: Final = 64 * 1024
 # A chunk of one byte takes six on the wire, so this is generous, and still ends an answer that is all framing.
 _FRAMING_PER_BYTE: Final = 16
@@ -125,8 +125,6 @@ class Wire(asyncio.Protocol):
             raise self._error
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
-        if self._error is not None and not self._pieces:
-            raise self._error
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -19,7 +19,7 @@ from sync_worker.limiter.fleet import ProviderState
 from sync_worker.limiter.metrics import DECISIONS, WAIT_SECONDS
 from sync_worker.limiter.phases import TurnSeen
 from sync_worker.limiter.policies import CallPath
-from sync_worker.limiter.pools import FREE, Grant, Pool, Waiter, refusal
+from sync_worker.limiter.pools import FREE, Grant, Pool, PoolKey, Waiter, borrow, refusal
 from sync_worker.limiter.safe import SafeShare
 from sync_worker.limiter.store import LEASE_S, Ask, Notice, QuotaStore, Reply, Throttle, Turn
 from sync_worker.limiter.timers import Timers
@@ -36,8 +36,6 @@ IDLE_S: Final = 60.0
 MAX_NOTICES: Final = 1000
 _MICRO: Final = 1_000_000
 _NEVER_SENT_S: Final = 1e10
-
-PoolKey = tuple[CallPath, CallClass | Literal["emergency"]]
 
 
 class Limiter:
@@ -159,7 +157,7 @@ class Limiter:
         if deadline <= now or pool.shut_until >= deadline:
             bound_counter(DECISIONS, pool.call_class, "refused").inc()
             raise refusal(max(0.0, pool.shut_until - now))
-        if self._borrow(pool, cost, now):
+        if borrow(self._pools, pool, cost, now):
             return self._slot(pool.path, cost, 0.0)
         waiter = Waiter(cost, deadline, now, asyncio.get_running_loop().create_future())
         pool.push(waiter)
@@ -177,20 +175,6 @@ class Limiter:
         if pool.emergency:
             log.warning("quota_emergency_used", provider=pool.path.provider, bucket=pool.path.narrowest, cost=cost)
         return self._slot(pool.path, cost, waited_s)
-
-    def _borrow(self, pool: Pool, cost: float, now: float) -> bool:
-        """Take from the lease of a class that stands behind: what is enough for it is enough for this one."""
-        if pool.waiters or pool.emergency:
-            return False
-        for other_class in ("bulk", "interactive"):
-            other = self._pools.get((pool.path, other_class))
-            if other is None or other.rank <= pool.rank or other.units < cost or now >= other.expires:
-                continue
-            other.units -= cost
-            pool.spent += cost
-            pool.calls += 1
-            return True
-        return False
 
     def _slot(self, path: CallPath, cost: float, waited_s: float) -> Grant:
         """Return the grant of a counted call. Its slots were counted as held when they were leased."""

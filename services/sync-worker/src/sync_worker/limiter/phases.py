@@ -58,9 +58,7 @@ class WindowPhase:
             self._take(sent_at + reset_s - RESET_ERROR_S, now + reset_s + RESET_ERROR_S)
         return self._worth_telling()
 
-    def _jump(
-        self, limit: float, remaining: float | None, sent_at: float, now: float
-    ) -> tuple[float, float] | None:
+    def _jump(self, limit: float, remaining: float | None, sent_at: float, now: float) -> tuple[float, float] | None:
         """Return when the window turned, if the units left show that it did since the last answer."""
         if remaining is None:
             return None

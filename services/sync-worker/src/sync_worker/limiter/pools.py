@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from contracts.errors import Transient
 from contracts.events.health import CallClass
@@ -156,3 +157,22 @@ class Pool:
             return 0.0
         units, self.units = self.units, 0.0
         return units
+
+
+PoolKey = tuple[CallPath, CallClass | Literal["emergency"]]
+
+
+def borrow(pools: Mapping[PoolKey, Pool], pool: Pool, cost: float, now: float) -> bool:
+    """Take from the lease of a class that stands behind: what is enough for it is enough for this one."""
+    if pool.waiters or pool.emergency:
+        return False
+    behind: tuple[CallClass, ...] = ("bulk", "interactive")
+    for other_class in behind:
+        other = pools.get((pool.path, other_class))
+        if other is None or other.rank <= pool.rank or other.units < cost or now >= other.expires:
+            continue
+        other.units -= cost
+        pool.spent += cost
+        pool.calls += 1
+        return True
+    return False
