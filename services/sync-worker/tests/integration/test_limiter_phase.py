@@ -1,4 +1,4 @@
-"""A provider whose fixed windows begin at another time than ours: learned from its headers, and then no call is refused.
+"""A provider whose fixed windows begin at another time than ours: learned from headers, and then no call is refused.
 
 The real script runs in a real Redis with the test's time, the real limiters run on a clock that the test moves.
 """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from chassis.clock import SystemClock
@@ -130,6 +132,42 @@ async def test_a_huge_answer_is_cut_off(kit: Any, monkeypatch: pytest.MonkeyPatc
     server.answer = http("200 OK", b"x" * 10_001)
     async with running(server) as url, calling(url, kit.payer) as call:
         assert (await call()).kind == "broken"
+
+
+async def test_a_bomb_is_met_while_it_is_small(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "MAX_ANSWER_BYTES", 1_000_000)
+    largest = 0
+    decode = httpx._decoders.GZipDecoder.decode
+
+    def watched(self: Any, data: bytes) -> bytes:
+        nonlocal largest
+        largest = max(largest, len(found := decode(self, data)))
+        return found
+
+    monkeypatch.setattr(httpx._decoders.GZipDecoder, "decode", watched)
+    server = Server()
+    server.answer = http("200 OK", gzip.compress(bytes(200_000_000)), "content-encoding: gzip")
+    async with running(server) as url, calling(url, kit.payer) as call:
+        assert (await call()).kind == "broken"
+    assert largest < 20_000_000
+    server.answer = http("200 OK", gzip.compress(b'{"id": 1}'), "content-encoding: gzip")
+    async with running(server) as url, calling(url, kit.payer) as call:
+        assert (await call()).json == {"id": 1}
+
+
+async def test_headers_of_a_request_stand_before_our_own(kit: Any) -> None:
+    server = Server()
+    server.answer = http("200 OK")
+    async with running(server) as url, calling(url, kit.payer) as call:
+        await call(HttpRequest("GET", "/", headers={"User-Agent": "theirs"}, basic_auth=("u", "p"), query={"a": "b c"}))
+        await call(HttpRequest("POST", "/form", form={"a": "b"}))
+    head, form = (one.decode().lower() for one in server.heads)
+    assert head.startswith(("get /payer/?a=b+c http/1.1", "get /payer/?a=b%20c http/1.1"))
+    assert head.count("user-agent:") == 1
+    assert "user-agent: theirs" in head
+    assert "authorization: basic dtpw" in head
+    assert "content-type: application/x-www-form-urlencoded" in form
+    assert "user-agent: python-httpx" in form
 
 
 async def test_a_request_that_http_cannot_carry_is_our_fault_and_no_crash(kit: Any) -> None:

@@ -151,7 +151,7 @@ class Wire(asyncio.Protocol):
         self._received += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx.RemoteProtocolError(type(error).__name__))
             return
         if self._received - self._delivered > MAX_FRAMING_BYTES + _FRAMING_PER_BYTE * self._delivered:
