@@ -145,14 +145,14 @@ shapes.gcra = {
   end,
 }
 
--- Where the provider's windows turn (turn.lua); after a flush as the workers tell. `slack` before a turn, what is granted
+-- Where the provider's windows turn (turn.lua); after a flush as the workers tell. `doubt` before a turn, what is granted
 -- counts for the window behind it, too.
 local function placed(w, s, id)
-  local index, count, phase, slack = w.known:match('^([^:]*):([^:]*):?([^:]*):?([^:]*)$')
-  w.phase, w.slack = tonumber(s['o' .. id]), number(s['g' .. id])
+  local index, count, phase, doubt = w.known:match('^([^:]*):([^:]*):?([^:]*):?([^:]*)$')
+  w.phase, w.doubt = tonumber(s['o' .. id]), number(s['g' .. id])
   local moved = not w.phase and tonumber(phase) ~= nil
   if moved then
-    w.phase, w.slack = tonumber(phase), number(slack)
+    w.phase, w.doubt = tonumber(phase), number(doubt)
     -- What others counted meanwhile, by windows of another phase, is not lost by the move.
     if s['i' .. id] then s['i' .. id] = math.floor((now - w.phase) / w.span) end
   end
@@ -161,7 +161,7 @@ local function placed(w, s, id)
   w.index = math.floor((now - w.phase) / w.span)
   w.stop = (w.index + 1) * w.span + w.phase
   w.left = (w.stop - now) / w.span
-  w.zone = now >= w.stop - w.slack
+  w.zone = now >= w.stop - w.doubt
   return tonumber(index), tonumber(count), number(phase)
 end
 
@@ -184,7 +184,7 @@ shapes.fixed = {
       w.count = math.max(0, w.count - back)
       if rank < BULK then w.high = math.max(0, w.high - back) end
     end
-    -- The same window, perhaps by an older notion of where it begins.
+    -- The same window, perhaps by an older idea of where it begins.
     if index and math.abs(index * w.span + phase - w.stop + w.span) < w.span then w.count = math.max(w.count, count) end
     w.count = w.count + w.owed
   end,
@@ -218,13 +218,13 @@ shapes.fixed = {
       bucket.set('m' .. w.id, w.index + 1)
       bucket.set('n' .. w.id, w.carried)
       bucket.set('o' .. w.id, w.phase)
-      bucket.set('g' .. w.id, w.slack)
+      bucket.set('g' .. w.id, w.doubt)
     end
     bucket.set('h' .. w.id, rank < BULK and w.high + n or w.high)
     bucket.set('f' .. w.id, rank == FIRST and w.first + n or w.first)
     if w.before then bucket.set('b' .. w.id, w.before) end
     local told = w.index .. ':' .. w.count
-    return w.turns and string.format('%s:%.3f:%.3f', told, w.phase, w.slack) or told
+    return w.turns and string.format('%s:%.3f:%.3f', told, w.phase, w.doubt) or told
   end,
 }
 
@@ -388,8 +388,8 @@ local lease_end, known = now + lease_us, {}
 for _, bucket in ipairs(all) do
   for _, w in ipairs(bucket.windows) do
     known[#known + 1] = w.shape.commit(bucket, w, granted)
-    -- What is leased before the slack must not be spent in it, where it would count for the next window as well.
-    if w.stop then lease_end = math.min(lease_end, (w.turns and not w.zone) and w.stop - w.slack or w.stop) end
+    -- What is leased before the doubt must not be spent in it, where it would count for the next window as well.
+    if w.stop then lease_end = math.min(lease_end, (w.turns and not w.zone) and w.stop - w.doubt or w.stop) end
     if w.slow and granted > 0 then
       local field = 'p' .. w.id .. rank
       bucket.set(field, math.max(number(bucket.state[field]), now) + granted * w.slow)

@@ -18,7 +18,7 @@ for i = 1, #flat, 2 do state[flat[i]] = tonumber(flat[i + 1]) end
 local function kept(name) return state[name .. id] or 0 end
 
 -- What was known is narrowed, by whichever worker knows better; what contradicts it replaces it.
-local phase, width, slack = kept('o'), kept('v'), kept('g')
+local phase, width, doubt = kept('o'), kept('v'), kept('g')
 if state['o' .. id] then
   local known = phase + math.floor((to - phase) / span + 0.5) * span
   if math.max(from, known - width) <= math.min(to, known) then
@@ -39,10 +39,10 @@ local start = running * span + phase
 local new_phase = to % span
 local new_index = math.floor((now - new_phase) / span)
 local new_start = new_index * span + new_phase
-if new_start >= start + span - slack then
+if new_start >= start + span - doubt then
   -- The next window runs already; what it holds was carried.
   count, last, carried = carried, count, 0
-elseif new_start < start - slack then
+elseif new_start < start - doubt then
   -- It began before ours did: nobody knows how much of the window before lies in it, so all of it counts.
   count = count + last
 end
