@@ -79,6 +79,8 @@ class OutboxRelay:
         """Hold the lock on a connection of its own, whose end frees the lock, and relay while it lives."""
         # A queue's statistics always lie: after a burst the planner takes it for small and reads all its dead rows.
         settings = server_settings(f"{self._database.service}-relay") | {"enable_seqscan": "off"}
+        # It only deletes what the broker has: where a crash of the database undoes that, the rows are sent once more.
+        settings |= {"synchronous_commit": "off"}
         connection = await asyncpg.connect(self._database.dsn, server_settings=settings, timeout=5)
         try:
             while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", RELAY_LOCK):

@@ -17,7 +17,7 @@ from typing import Any, Final
 from opentelemetry.trace import Span, SpanKind
 
 from chassis.clock import Clock
-from chassis.db.connection import Connection, is_unavailable
+from chassis.db.connection import is_unavailable
 from chassis.db.database import Database, UnitOfWork
 from chassis.db.group_commit import GroupCommit
 from chassis.effects import table
@@ -59,6 +59,11 @@ TURNS: Final = (
     *(Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD, Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD),
     *(Lane.CRITICAL, Lane.CRITICAL, Lane.BULK, Lane.CRITICAL, Lane.CRITICAL, Lane.STANDARD),
 )
+
+
+# Taken over for a call: key, version, whether it sends, lease. Settled: key, version, what is proved.
+_Change = tuple[str, int, bool, datetime] | tuple[str, int, Settled]
+_MARK: Final = 4
 
 
 class Queue:
@@ -105,8 +110,8 @@ class Executor:
         self._slots = asyncio.Semaphore(width)
         self._queue = Queue()
         self._running: set[str] = set()
-        self._marks = GroupCommit(database.connection, self._mark_all)
-        self._settlements = GroupCommit(database.unit_of_work, self._settle_all)
+        # Marks and settlements share their commits: a commit costs the disk more than all that is in it.
+        self._commits = GroupCommit(database.unit_of_work, self._commit_all)
         desk.wake = self._queue.put
 
     async def run(self) -> None:
@@ -167,7 +172,7 @@ class Executor:
         action = plan(effect, prepared.traits, now)
         if isinstance(action, Verdict):
             state = "refused" if action.status is AnswerStatus.REFUSED else "unknown"
-            await self._settlements.submit((effect.key, effect.version, Settled(state, action)))  # type: ignore[arg-type]
+            await self._commits.submit((effect.key, effect.version, Settled(state, action)))  # type: ignore[arg-type]
             return
         await self._perform(effect, prepared, action)
 
@@ -177,7 +182,7 @@ class Executor:
         async def mark() -> bool:
             nonlocal marked
             lease = self._clock.now() + timedelta(seconds=prepared.traits.timeout_s + LEASE_MARGIN_S)
-            marked = await self._marks.submit((effect.key, effect.version, action == "send", lease))
+            marked = bool(await self._commits.submit((effect.key, effect.version, action == "send", lease)))
             return marked
 
         span = self._span(effect, action)
@@ -211,22 +216,23 @@ class Executor:
         settled = settle(effect, action, outcome, traits, self._clock.now())
         if settled is None:
             return
-        after = await self._settlements.submit((effect.key, version, settled))
-        if after is not None and settled.verdict is None:
+        after = await self._commits.submit((effect.key, version, settled))
+        if isinstance(after, Effect) and settled.verdict is None:
             self._queue.put(after)
 
-    async def _mark_all(self, connection: Connection, marks: Sequence[tuple[str, int, bool, datetime]]) -> list[bool]:
-        taken = await table.mark(connection, marks, self._clock.now())
-        return [key in taken for key, _, _, _ in marks]
-
-    async def _settle_all(
-        self, uow: UnitOfWork, settlements: Sequence[tuple[str, int, Settled]]
-    ) -> list[Effect | None]:
-        written = await table.settle(uow.connection, settlements, self._clock.now())
+    async def _commit_all(self, uow: UnitOfWork, changes: Sequence[_Change]) -> list[Effect | bool | None]:
+        now = self._clock.now()
+        marks = [one for one in changes if len(one) == _MARK]
+        settlements = [one for one in changes if len(one) != _MARK]
+        if marks and settlements:
+            # In one order for all of them, or two workers could wait for each other.
+            await table.hold(uow.connection, [one[0] for one in changes])
+        taken = await table.mark(uow.connection, marks, now) if marks else set()
+        written = await table.settle(uow.connection, settlements, now) if settlements else {}
         for key, _, settled in settlements:
             if key in written and settled.verdict is not None:
                 self._desk.answer(uow, written[key], settled.verdict)
-        return [written.get(key) for key, _, _ in settlements]
+        return [one[0] in taken if len(one) == _MARK else written.get(one[0]) for one in changes]
 
 
 def _untried(effect: Effect, outcome: Outcome) -> Outcome:
