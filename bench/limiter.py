@@ -45,6 +45,9 @@ SKEW = (30, 10, 5, 5, 4, 3, 2, 1)  # interactive calls a second, by worker
 BULK, BULK_AT, BULK_WORKERS = 3000, 35.0, 2
 TICK_S = 0.01
 TRAVEL_S = 0.02
+PHASES = (3.0, 6.7)
+# What is asked of the limiter (issue 5, "Numbers").
+CPU_BAR_US, TRIPS_BAR, REFUSED_BAR = 25, 0.15, 0.001
 
 
 def policy(provider: str, window: QuotaWindow) -> QuotaPolicy:
@@ -318,18 +321,20 @@ async def main(arguments: argparse.Namespace) -> None:
             others = list(baselines(server.url))
             for per_s in (200, 1000, 5000):
                 costs = [await cost_of_leases(server.url, per_s, arguments.seconds) for _ in range(arguments.rounds)]
-                _print_cost(f"Patchbay at {per_s} calls/s", costs)
+                _print_cost(f"Patchbay at {per_s} calls/s (bar: {CPU_BAR_US} µs, {TRIPS_BAR})", costs)
                 for name, call in others:
                     costs = [await cost_of(call, per_s, arguments.seconds) for _ in range(arguments.rounds)]
                     _print_cost(f"{name}, at {per_s} calls/s", costs)
         if arguments.part in {"s1", "all"}:
             print(
-                "\n| S1 | 429s | interactive mean wait | p99 | bulk done | fullest window |\n|---|---|---|---|---|---|"
+                f"\n| S1 | 429s (bar: {REFUSED_BAR:.1%}) | interactive mean wait | p99 | bulk done | fullest window |\n|---|---|---|---|---|---|"
             )
             for seed in range(arguments.rounds):
                 print(uncoordinated(seed).row("uncoordinated, full jitter"))
                 print((await coordinated(server.url, seed, 0.0)).row("Patchbay"))
-                print((await coordinated(server.url, seed, 3.0)).row("Patchbay, the provider's windows 3 s off"))
+                for phase in PHASES:
+                    name = f"Patchbay, the provider's windows {phase:g} s off"
+                    print((await coordinated(server.url, seed, phase)).row(name))
 
 
 def _print_cost(name: str, costs: list[Cost]) -> None:

@@ -21,7 +21,7 @@ _Result = TypeVar("_Result")
 MAX_BATCH: Final = 200
 # Who does not wait alone waits this much longer for others: under load a share is then larger by what comes meanwhile,
 # and a single item is never held up.
-GATHER_S: Final = 0.002
+GATHER_S: Final = 0.004
 
 
 class GroupCommit(Generic[_Unit, _Item, _Result]):
