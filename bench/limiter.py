@@ -327,7 +327,8 @@ async def main(arguments: argparse.Namespace) -> None:
                     _print_cost(f"{name}, at {per_s} calls/s", costs)
         if arguments.part in {"s1", "all"}:
             print(
-                f"\n| S1 | 429s (bar: {REFUSED_BAR:.1%}) | interactive mean wait | p99 | bulk done | fullest window |\n|---|---|---|---|---|---|"
+                f"\n| S1 | 429s (bar: {REFUSED_BAR:.1%}) | interactive mean wait | p99 | bulk done | fullest window |"
+                "\n|---|---|---|---|---|---|"
             )
             for seed in range(arguments.rounds):
                 print(uncoordinated(seed).row("uncoordinated, full jitter"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
 
 from chassis.db.database import Database, UnitOfWork
-from chassis.db.group_commit import MAX_BATCH, GroupCommit
+from chassis.db.group_commit import GATHER_S, MAX_BATCH, GroupCommit
+from chassis.testing.clock import ManualClock
 from chassis.testing.harness import make_database, rows
 from chassis.testing.postgres import PostgresAdmin
 
@@ -57,3 +59,37 @@ async def test_a_batch_that_fails_fails_for_all_of_it_and_the_next_goes_on(datab
     assert all(isinstance(one, Exception) for one in found)
     assert await commit.submit(2) == 4
     assert [one["n"] for one in await rows(database.dsn, "SELECT n FROM things ORDER BY n")] == [1, 2]
+
+
+async def test_one_alone_never_waits_and_who_comes_with_others_is_gathered() -> None:
+    clock = ManualClock()
+    batches: list[list[int]] = []
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def unit() -> AsyncIterator[None]:
+        yield
+
+    async def apply(_unit: None, items: Sequence[int]) -> Sequence[int]:
+        batches.append(list(items))
+        if len(items) > 1:
+            inside.set()
+            await go_on.wait()
+        return items
+
+    commit: GroupCommit[None, int, int] = GroupCommit(unit, apply, clock)
+    assert await commit.submit(1) == 1, "the clock stands still"
+    first = [asyncio.create_task(commit.submit(number)) for number in (2, 3)]
+    await inside.wait()
+    early = asyncio.create_task(commit.submit(4))
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*first)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not early.done()
+    late = asyncio.create_task(commit.submit(5))
+    await asyncio.sleep(0)
+    clock.advance(GATHER_S)
+    assert await asyncio.gather(early, late) == [4, 5]
+    assert batches == [[1], [2, 3], [4, 5]]

@@ -36,6 +36,8 @@ class Declared:
 
     def template(self, arguments: Arguments) -> RequestTemplate:
         """Return the template of the request: that of the first argument in `request_with` that was given."""
+        if not self.spec.request_with:
+            return _there(self.spec.request)
         given = as_document(arguments)
         chosen = (template for name, template in self.spec.request_with.items() if name in given)
         return next(chosen, None) or _there(self.spec.request)
@@ -46,7 +48,7 @@ class Declared:
         Raises `Invalid` (`missing_argument`, or `unsupported_argument` for one that the vendor has no place for).
         """
         spec = self.spec
-        superfluous = next((name for name in spec.refuses if name in as_document(arguments)), "")
+        superfluous = next((name for name in spec.refuses if getattr(arguments, name, None) is not None), "")
         if superfluous:
             raise Invalid("unsupported_argument", f"the provider has no place for {superfluous}", field=superfluous)
         scope = _scope(spec, arguments, account)
