@@ -91,5 +91,5 @@ async def test_one_alone_never_waits_and_who_comes_with_others_is_gathered() -> 
     late = asyncio.create_task(commit.submit(5))
     await asyncio.sleep(0)
     clock.advance(GATHER_S)
-    assert await asyncio.gather(early, late) == [4, 5]
+    assert (await early, await late) == (4, 5)
     assert batches == [[1], [2, 3], [4, 5]]

@@ -85,6 +85,8 @@ class Outbound(Folder):
             if not self.api.sandbox_base_url:
                 raise Invalid("no_sandbox", f"{self.slug} has no sandbox", field="mode")
             base = self.api.sandbox_base_url
+        if "{" not in base:
+            return base
         return str(render(base, Scope({"account_ref": account.account_ref, "option": account.options})))
 
     def host_is_chosen(self, account: Account, request: HttpRequest) -> bool:
@@ -97,8 +99,8 @@ class Outbound(Folder):
 
         Raises `Invalid` (`missing_secret`) when the connection lacks the secret.
         """
-        headers = dict(request.headers)
         if self.api.version is not None:
-            headers[self.api.version.header] = self.api.version.value
+            version = self.api.version
+            request = replace(request, headers={**request.headers, version.header: version.value})
         method, base = self.api.method(account.method), self.base_url(account, request)
-        return authorise.apply(method, replace(request, headers=headers), account, now, base_url=base)
+        return authorise.apply(method, request, account, now, base_url=base)
