@@ -229,6 +229,24 @@ async def test_whoever_gives_up_leaves_neither_a_slot_nor_a_connection_behind() 
         assert len(server.writers) == 2
 
 
+async def test_places_that_nobody_uses_are_forgotten_beyond_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooled, "MAX_ORIGINS", 2)
+    async with (
+        running(Server(OK)) as first,
+        running(Server(OK)) as second,
+        running(Server(OK)) as third,
+        pool() as some,
+    ):
+        held = await some.handle_async_request(httpx.Request("GET", first.url))
+        for server in (second, third, second, third):
+            assert (await fetch(some, server.url)).content == b"{}"
+        assert await held.aread() == b"{}", "who is in use stays"
+        await held.aclose()
+        assert len(second.writers) == 2, "its connection was closed with it"
+        await fetch(some, first.url)
+        assert len(first.writers) == 1
+
+
 async def test_requests_that_http_cannot_carry_are_refused_before_anything_is_sent() -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"x"
@@ -239,6 +257,7 @@ async def test_requests_that_http_cannot_carry_are_refused_before_anything_is_se
             httpx.Request("GET", server.url, headers={"x": "a\x00"}),
             httpx.Request("GET", server.url, headers={"bad name": "a"}),
             httpx.Request("POST", server.url, content=parts()),
+            httpx.Request("HEAD", server.url),
         ):
             with pytest.raises(httpx.LocalProtocolError):
                 await transport.handle_async_request(request)

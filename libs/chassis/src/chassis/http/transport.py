@@ -10,6 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any, Final
 
 import aiohappyeyeballs
@@ -20,6 +21,8 @@ from chassis.http.wire import Wire, request_bytes
 # A provider closes what lies idle, and a request on a connection that is just being closed may or may not have arrived.
 IDLE_S: Final = 5.0
 # How long the first address is tried alone (RFC 8305 §5).
+# Where tenants name hosts, addresses come and go; beyond this many places those that nobody uses now are forgotten.
+MAX_ORIGINS: Final = 1000
 _NEXT_ADDRESS_S: Final = 0.25
 _PORTS: Final = {"http": 80, "https": 443}
 _OriginKey = tuple[str, str, int, str]
@@ -73,9 +76,17 @@ class PooledTransport(httpx.AsyncBaseTransport):
         key = (url.scheme, url.host, url.port or _PORTS[url.scheme], name)
         origin = self._origins.get(key)
         if origin is None:
+            if len(self._origins) >= MAX_ORIGINS:
+                self._forget_quiet()
             tls = self._tls if secure else None
             origin = self._origins[key] = _Origin(url.host, key[2], tls, name, self._connections)
         return origin
+
+    def _forget_quiet(self) -> None:
+        for key, origin in list(self._origins.items()):
+            if origin.inside == 0:
+                origin.close()
+                del self._origins[key]
 
 
 class _Origin:
@@ -86,19 +97,22 @@ class _Origin:
         self._tls = tls
         self._name = name
         self._slots = asyncio.Semaphore(connections)
+        self.inside = 0  # requests that hold a slot, or wait for one
         self._idle: list[Wire] = []
         self._busy: set[Wire] = set()
 
     async def enter(self, timeout_s: float | None) -> None:
         """Take a slot; raises `httpx.PoolTimeout` when none is free in time."""
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
+        self.inside += 1
         try:
-            async with asyncio.timeout(timeout_s):
+            # A timeout costs ten times what a free slot does.
+            async with asyncio.timeout(timeout_s) if self._slots.locked() else nullcontext():
                 await self._slots.acquire()
-        except TimeoutError:
-            raise httpx.PoolTimeout("all connections are in use") from None
+        except BaseException as error:
+            self.inside -= 1
+            if isinstance(error, TimeoutError):
+                raise httpx.PoolTimeout("all connections are in use") from None
+            raise
 
     def idle(self) -> Wire | None:
         """Return a connection that waits for work, and drop those that waited for too long."""
@@ -144,6 +158,7 @@ class _Origin:
                 self._idle.append(wire)
             else:
                 wire.abort()
+        self.inside -= 1
         self._slots.release()
 
     def close(self) -> None:

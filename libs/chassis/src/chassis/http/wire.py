@@ -22,6 +22,8 @@ _FRAMING_PER_BYTE: Final = 16
 MAX_HELD_BYTES: Final = 256 * 1024
 # A decoder expands a piece at once, so its size bounds what a bomb takes before anybody looks (1,032 times for zlib).
 _PIECE_BYTES: Final = 16 * 1024
+# Their answers name a length that does not follow, or turn the connection into something else.
+_NO_BODY_BEHIND: Final = frozenset({"HEAD", "CONNECT"})
 _FINAL_STATUS: Final = 200
 _NOT_IN_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _NOT_IN_TARGET: Final = re.compile(rb"[^\x21-\x7e]").search
@@ -32,6 +34,8 @@ Headers = list[tuple[bytes, bytes]]
 
 def request_bytes(request: httpx.Request, body: bytes) -> bytes:
     """Return a request as it goes over the wire; raises `httpx.LocalProtocolError` for one that HTTP cannot carry."""
+    if request.method in _NO_BODY_BEHIND:
+        raise httpx.LocalProtocolError(f"{request.method} is not spoken here")
     target = request.url.raw_path
     if _NOT_IN_TARGET(target):
         raise httpx.LocalProtocolError("the path holds a character that no request may have")
