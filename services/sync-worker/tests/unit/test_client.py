@@ -29,11 +29,13 @@ class Server:
     def __init__(self) -> None:
         self.answer: bytes | None = b""
         self.heads: list[bytes] = []
+        self.asked = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                self.asked.set()
                 if self.answer is None:
                     await reader.read()
                     break
@@ -102,6 +104,23 @@ async def test_nobody_there_is_provably_unsent_and_silence_is_a_timeout(kit: Any
     server.answer = None
     async with running(server) as url, calling(url, kit.payer) as call:
         assert (await call(timeout_s=0.1)).kind == "timeout"
+
+
+async def test_what_never_left_is_no_unclear_timeout(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: Any, **__: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(outbound, "MAX_CONNECTIONS", 1)
+    server = Server()
+    server.answer = None
+    async with running(server) as url, calling(url, kit.payer) as call:
+        hanging = asyncio.create_task(call(timeout_s=5))
+        await server.asked.wait()
+        assert (await call(timeout_s=0.05)).kind == "crowded"
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+        monkeypatch.setattr("aiohappyeyeballs.start_connection", never)
+        assert (await call(timeout_s=0.05)).kind == "unsent"
 
 
 async def test_an_answer_that_drips_does_not_outlive_the_deadline(kit: Any) -> None:

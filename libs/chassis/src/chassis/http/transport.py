@@ -24,6 +24,8 @@ IDLE_S: Final = 5.0
 # Where tenants name hosts, addresses come and go; beyond this many places those that nobody uses now are forgotten.
 MAX_ORIGINS: Final = 1000
 _NEXT_ADDRESS_S: Final = 0.25
+# The key of a request's extension: False until its first byte may be on the way.
+LEFT: Final = "patchbay_left"
 _PORTS: Final = {"http": 80, "https": 443}
 _OriginKey = tuple[str, str, int, str]
 
@@ -33,7 +35,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     Of a request's timeouts `connect` and `pool` are kept here; the whole exchange is bounded by its caller. A request
     with `Connection: close` has a connection of its own. The extension `sni_hostname` names the host that must prove
-    itself where the URL holds its address.
+    itself where the URL holds its address. The extension `LEFT` tells whoever gave up whether any of it may have left.
     """
 
     def __init__(self, tls: ssl.SSLContext, *, connections: int) -> None:
@@ -46,6 +48,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """Return the answer, its body still to be read. Raises `httpx.TransportError`, in its usual kinds."""
         body = await request.aread()
         data = request_bytes(request, body)
+        request.extensions[LEFT] = False
         origin = self._origin(request)
         limits = request.extensions.get("timeout", {})
         await origin.enter(limits.get("pool"))
@@ -55,6 +58,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
             wire = None if fresh else origin.idle()
             if wire is None:
                 wire = await origin.connect(limits.get("connect"))
+            request.extensions[LEFT] = True
             status, headers = await wire.exchange(data)
         except BaseException:
             origin.leave(wire)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from chassis.clock import Clock
-from chassis.http.transport import PooledTransport
+from chassis.http.transport import LEFT, PooledTransport
 from contracts.errors import Invalid, Transient
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
@@ -29,7 +29,8 @@ CONNECT_TIMEOUT_S: Final = 2.0
 POOL_TIMEOUT_S: Final = 1.0
 MAX_CONNECTIONS: Final = 100
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-_TIMEOUTS: Final = {"connect": CONNECT_TIMEOUT_S, "pool": POOL_TIMEOUT_S}
+# With little time left the pool gives up before the whole does, so that a full pool is still known for what it is.
+_POOL_PART: Final = 0.9
 # What httpx says of itself: the encodings that it can read, and its name, which some vendors insist on.
 _DEFAULT_HEADERS: Final = dict(httpx.Client(trust_env=False).headers)
 
@@ -79,14 +80,20 @@ class ProviderClient:
         self, provider: Provider, account: Account, request: HttpRequest, timeout_s: float, *, fresh: bool
     ) -> HttpResponse:
         base, extensions = await self._place(provider, account, request)
-        sending = _request(base, request, extensions, fresh=fresh)
-        # The whole exchange is bounded, because an answer that drips could outlive the effect's lease.
-        async with asyncio.timeout(timeout_s):
-            answer = await self._transport.handle_async_request(sending)
-            try:
-                return _read(answer, await _body(answer))
-            finally:
-                await answer.aclose()
+        limits = {"connect": CONNECT_TIMEOUT_S, "pool": min(POOL_TIMEOUT_S, timeout_s * _POOL_PART)}
+        sending = _request(base, request, extensions | {"timeout": limits}, fresh=fresh)
+        try:
+            # The whole exchange is bounded, because an answer that drips could outlive the effect's lease.
+            async with asyncio.timeout(timeout_s):
+                answer = await self._transport.handle_async_request(sending)
+                try:
+                    return _read(answer, await _body(answer))
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            if sending.extensions.get(LEFT) is False:
+                raise httpx.ConnectTimeout("there was no time left to connect") from None
+            raise
 
     async def _place(self, provider: Provider, account: Account, request: HttpRequest) -> tuple[str, dict[str, Any]]:
         """Return where a request goes: the override, the vendor's own host, or the pinned address of a user's host."""
@@ -126,7 +133,7 @@ def _request(base: str, request: HttpRequest, extensions: dict[str, Any], *, fre
         data=dict(request.form) if request.form is not None else None,
         json=request.json,
         content=request.content,
-        extensions={**extensions, "timeout": _TIMEOUTS},
+        extensions=extensions,
     )
     if request.basic_auth is not None:
         next(httpx.BasicAuth(*request.basic_auth).auth_flow(sending))
