@@ -46,7 +46,12 @@ TICK_S = 0.01
 HANG_AGE_S = 0.5
 PROBE_TIMEOUT_S = 0.5
 FLUSH_S = 0.02
-PROBE_EVERY = {"idle": 5.0, "burst": 0.1, "canary": 1.0}
+WORKERS = 2
+# As the workers' prober: a burst is three at once, 100 ms apart, and then three a second.
+PROBE_EVERY = {"idle": 5.0, "burst": 1 / 3, "canary": 1.0}
+BURST_GAPS_S = (0.0, 0.1, 0.2)
+# Until a worker hears of a decision, p99 of `propagation` below.
+HEARD_S = 0.01
 CAPABILITY = "messaging.sms"
 MOST_FAILURES = 100
 
@@ -101,7 +106,8 @@ class World:
         self._dice = Random(self.seed)
         self.machine = Machine(self._dice)
         self._call_at = self._dice.random() / (self.rate or 1)
-        self._probe_at = self._dice.random()
+        self._probes_at = [[self._dice.random() * PROBE_EVERY["idle"]] for _ in range(WORKERS)]
+        self._wanted = "idle"
 
     @property
     def share(self) -> float:
@@ -118,9 +124,7 @@ class World:
                 self._call_at += 1 / self.rate
                 if self._dice.random() < self.share:
                     self._start(probe=False)
-            if self.now - self._probe_at >= self._probe_every():
-                self._probe_at = self.now
-                self._start(probe=True)
+            self._probe()
             arrived = [one for one in self._due if one[0] <= self.now]
             self._due = [one for one in self._due if one[0] > self.now]
             for _, probe, number, outcome in arrived:
@@ -129,10 +133,23 @@ class World:
                 self._note(self.machine.tick(self.now))
         return self
 
-    def _probe_every(self) -> float:
+    def _probe(self) -> None:
+        """Send the probes that are due, of each worker."""
         if self.baseline is not None:
-            return 1.0 if self.baseline.down else 5.0
-        return PROBE_EVERY[self.machine.probe(self.now)]
+            wanted = "canary" if self.baseline.down else "idle"
+        else:
+            wanted = self.machine.probe(self.now)
+        changed, self._wanted = wanted != self._wanted, wanted
+        for planned in self._probes_at:
+            if changed and wanted == "burst":
+                planned[:] = [self.now + HEARD_S + gap for gap in BURST_GAPS_S]
+            elif changed:
+                planned[:] = [min(planned[0], self.now + PROBE_EVERY[wanted])]
+            while planned[0] <= self.now:
+                sent = planned.pop(0)
+                self._start(probe=True)
+                if not planned:
+                    planned.append(sent + PROBE_EVERY[wanted])
 
     def _start(self, *, probe: bool) -> None:
         self._number += 1

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final, Literal
 
 from contracts.events.health import RouteState
 from contracts.events.sync import CallRun, Outcome
@@ -32,6 +33,16 @@ TENANTS, WORKERS = 5, 4
 DAY_S = 86_400
 PROBE_ROUND_TRIP_S = 0.02
 IDLE_PROBE_S = 5.0
+# Seeds below were looked at while the detector was tuned; a promise is measured with others.
+UNSEEN_SEED: Final = 40_000
+
+Whose = Literal["one caller each", "one caller each, among others' calls", "spread over all callers"]
+ONE: Final[Whose] = "one caller each"
+AMONG: Final[Whose] = "one caller each, among others' calls"
+ALL: Final[Whose] = "spread over all callers"
+
+# What "at most one wrong failover in 30 provider-days" is measured on: calls per second, and whose errors they are.
+PROMISED: Final[tuple[tuple[float, Whose], ...]] = ((2, ONE), (2, ALL), (10, ONE), (10, AMONG), (10, ALL))
 
 
 def _dice(seed: int) -> Random:
@@ -63,6 +74,19 @@ def delays(dice: Random, runs: int = 2000) -> Iterator[str]:
         calls = sorted(_calls_until_trip(dice, p, Chart(0.005, p1, h)) for _ in range(runs))
         p50, p95, p99 = (calls[int(len(calls) * part)] for part in (0.5, 0.95, 0.99))
         yield f"{name}: mean {statistics.mean(calls):.1f}, p50 {p50}, p95 {p95}, p99 {p99} calls"
+    waited = sorted(seconds_until_degraded(_dice(dice.randrange(2**32))) for _ in range(runs // 10))
+    half, most = (waited[int(len(waited) * part)] for part in (0.5, 0.95))
+    yield f"20 % errors, whole machine with good probes: p50 {half:.1f} s, p95 {most:.1f} s"
+
+
+def seconds_until_degraded(dice: Random, p: float = 0.2, rate: float = 10) -> float:
+    """Return how long a share `p` of failing calls goes on until the route is shut or halved; probes succeed."""
+    provider = Provider(dice, rate, 0.0, 1, ONE)
+    provider.calls(600, "success")
+    began = provider.now
+    while not provider.wrong:
+        provider.calls(1, "server_error" if dice.random() < p else "success")
+    return provider.now - began
 
 
 def _calls_until_trip(dice: Random, p: float, chart: Chart) -> int:
@@ -87,13 +111,13 @@ class Day:
 
 @dataclass
 class Provider:
-    """A provider whose errors come in runs; each is one tenant's through one worker, or spread over all callers."""
+    """A provider whose errors come in runs, and whose probes fail as often as calls do, independently of the runs."""
 
     dice: Random
     rate: float
     error_ratio: float
     cluster: float
-    spread: bool
+    whose: Whose
     machine: Machine = field(init=False)
     now: float = 0.0
     seen: Day = field(default_factory=Day)
@@ -128,7 +152,14 @@ class Provider:
         self.seen.in_a_row += length // 5
         one = self._somebody()
         for _ in range(length):
-            self._call("server_error", 1, self._somebody() if self.spread else one)
+            self._call("server_error", 1, self._somebody() if self.whose is ALL else one)
+            while self.whose is AMONG and (other := self._somebody())[1] != one[1]:
+                self._call("success", 1, other)
+
+    def calls(self, count: int, outcome: Outcome) -> None:
+        """Let calls of anybody have one outcome."""
+        for _ in range(count):
+            self._call(outcome, 1, self._somebody())
 
     def _somebody(self) -> tuple[str, str]:
         return f"w{self.dice.randrange(WORKERS)}", f"t{self.dice.randrange(TENANTS)}"
@@ -165,26 +196,39 @@ class Provider:
     def _note(self, moves: list) -> None:  # type: ignore[type-arg]  # of health_monitor.states.Move
         self.seen.entered.update(move.after for move in moves if move.after is not move.before)
 
+    @property
+    def wrong(self) -> int:
+        """How often the route was shut or halved."""
+        return self.seen.entered[RouteState.DOWN] + self.seen.entered[RouteState.DEGRADED]
+
 
 def false_alarms(seed: int, days: float, rate: float) -> Iterator[str]:
     """Yield what provider-days at 0.5 % errors did to the route, by how the errors cluster."""
-    yield f"{'errors':<34}  DOWN  DEGRADED  SUSPECT/h | 5 in a row   (per {days:g} provider-days)"
-    cases = [(float(length), False) for length in (1, 2, 3)] + [(3.0, True)]
-    for length, spread in cases:
-        provider = Provider(_dice(seed), rate, 0.005, length, spread)
-        seen = provider.play(days * DAY_S)
-        name = f"runs of {length:g}, " + ("spread over all callers" if spread else "one caller each")
+    yield f"{'errors':<47}  DOWN  DEGRADED  SUSPECT/h | 5 in a row   (per {days:g} provider-days)"
+    cases: list[tuple[float, Whose]] = [(1, ONE), (2, ONE), (3, ONE), (3, AMONG), (3, ALL)]
+    for length, whose in cases:
+        seen = Provider(_dice(seed), rate, 0.005, length, whose).play(days * DAY_S)
         down, degraded = seen.entered[RouteState.DOWN], seen.entered[RouteState.DEGRADED]
         suspect = seen.entered[RouteState.SUSPECT] / days / 24
-        yield f"{name:<34} {down:>5} {degraded:>9} {suspect:>10.2f} | {seen.in_a_row:>10}"
+        yield f"{f'runs of {length:g}, {whose}':<47} {down:>5} {degraded:>9} {suspect:>10.2f} | {seen.in_a_row:>10}"
+
+
+def wrong_failovers(rate: float, whose: Whose, days: int, seed: int) -> int:
+    """Return the wrong failovers in provider-days with errors in runs of three; each day has a seed of its own."""
+    wrong = 0
+    for day in range(days):
+        provider = Provider(_dice(seed + day), rate, 0.005, 3, whose)
+        provider.play(DAY_S)
+        wrong += provider.wrong
+    return wrong
 
 
 def main() -> int:
-    """Print everything; returns 1 when a provider-month with clustered errors had more than one wrong failover."""
+    """Print everything; returns 1 when 30 provider-days with clustered errors had more than one wrong failover."""
     parser = argparse.ArgumentParser(prog="python -m tools.simulate_health", description=__doc__)
     parser.add_argument("--days", type=float, default=3, help="provider-days per kind of error at 10 calls/s")
-    parser.add_argument("--providers", type=int, default=30, help="provider-days of the acceptance run at 2 calls/s")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--providers", type=int, default=30, help="provider-days of each acceptance run")
+    parser.add_argument("--seed", type=int, default=UNSEEN_SEED)
     parser.add_argument("--rates", type=int, nargs="*", default=[1, 10], choices=RATES, help="columns of the table")
     given = parser.parse_args()
     sections: list[tuple[str, Callable[[], Iterator[str]]]] = [
@@ -196,14 +240,13 @@ def main() -> int:
         print(f"\n{title}")
         for line in lines():
             print(" ", line, flush=True)
-    wrong = 0
-    for number in range(given.providers):
-        seen = Provider(_dice(given.seed + number), 2, 0.005, 3, spread=False).play(DAY_S)
-        wrong += seen.entered[RouteState.DOWN] + seen.entered[RouteState.DEGRADED]
-    print(
-        f"\n{given.providers} provider-days at R = 2, errors in runs of 3 of one caller each: {wrong} wrong failovers"
-    )
-    return int(wrong > given.providers / 30)
+    print(f"\n{given.providers} provider-days each, errors in runs of 3, seeds from {given.seed}: wrong failovers")
+    missed = False
+    for rate, whose in PROMISED:
+        wrong = wrong_failovers(rate, whose, given.providers, given.seed)
+        missed = missed or wrong > given.providers / 30
+        print(f"  {f'R = {rate:g}, {whose}':<47} {wrong:>5}", flush=True)
+    return int(missed)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ class Chart:
             self.p0 = p0
             self._up, self._down = steps(p0, self.p1)
 
-    def failed(self, origin: Origin) -> None:
-        """Take one failure."""
-        self.score += self._up
+    def failed(self, origin: Origin, step: float | None = None) -> None:
+        """Take one failure; `step` is what it tells when that is less than ln(p1/p0)."""
+        self.score += self._up if step is None else step
         self.by_source[origin.source] += 1
         self.by_worker[origin.worker] += 1
 
@@ -65,7 +65,7 @@ class Chart:
             self._forget_at_zero()
 
     def retracted(self, origin: Origin) -> None:
-        """Take back one failure that was none after all."""
+        """Take back one failure that was none after all: a whole step, however little it told when it came."""
         self.score = max(0.0, self.score - self._up)
         for counts, name in ((self.by_source, origin.source), (self.by_worker, origin.worker)):
             counts.subtract([name])  # type: ignore[list-item]  # each counter with its own kind of name

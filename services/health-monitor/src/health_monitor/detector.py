@@ -22,6 +22,9 @@ _RATE_MEMORY_S: Final = 60.0
 _RECENT: Final = 20
 # As many calls as idle probes.
 _BUSY_PER_S: Final = 0.2
+# What one more failure of a run tells beyond its first: ln(1 / P(a run goes on)) for runs of mean length four, where
+# failures that have nothing to do with each other would tell ln(p1/p0), thirteen times as much (decision 26).
+_RUN_STEP: Final = math.log(4 / 3)
 
 
 class Verdict(StrEnum):
@@ -82,6 +85,7 @@ class Track:
         self.recent: deque[Outcome] = deque(maxlen=_RECENT)
         self.onset: float | None = None
         self.in_flight: dict[str, int] = {}
+        self._in_run = False
         self._failing: set[Source] = set()
         self._provisional: Counter[tuple[Origin, str]] = Counter()
 
@@ -123,10 +127,10 @@ class Track:
         if not self.degraded.score:
             self.onset = now
         self.outage.failed(origin)
-        # One caller's failures come in runs, and the chart's threshold assumes that errors do not: while others call,
-        # a run counts once. An outage is seen by the other chart, which forgets ten times faster.
-        if origin.source not in self._failing or len(self.active.tenants) == 1:
-            self.degraded.failed(origin)
+        # Errors come in runs, of one caller or of all, and the chart's threshold assumes that they do not: a run counts
+        # once and a little. An outage is seen by the other chart, which forgets ten times faster and asks the probes.
+        self.degraded.failed(origin, _RUN_STEP if self._goes_on(origin) else None)
+        self._in_run = True
         self._failing.add(origin.source)
 
     def passed(self, origin: Origin, run: CallRun, count: int, now: float) -> None:
@@ -139,9 +143,11 @@ class Track:
                 return
         else:
             self.probes.call(origin, failed=False)
-        self._failing.discard(origin.source)
         self.outage.passed(count)
-        self.degraded.passed(count)
+        # The success that ends a run tells no more of how often runs begin than the failures after its first.
+        self.degraded.passed(count - 1 if self._goes_on(origin) else count)
+        self._in_run = False
+        self._failing.discard(origin.source)
         if run.slow:
             for _ in range(count):
                 self.latency.failed(origin)
@@ -190,6 +196,10 @@ class Track:
             "probes_good": self.probes.good,
             "in_flight": sum(self.in_flight.values()),
         }
+
+    def _goes_on(self, origin: Origin) -> bool:
+        """Tell whether a run of failures is under way, of everybody's calls or of this caller's."""
+        return self._in_run or origin.source in self._failing
 
     def _busy(self, now: float) -> bool:
         """Tell whether calls speak for themselves: probes are sent because of failures, and would count those twice."""

@@ -6,6 +6,7 @@ Pure. Charts assume independent errors from everywhere; these rules are what mak
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,8 +24,16 @@ SELF_FAULT_VENDORS: Final = 3
 # One failed call is no failing provider.
 _FAILING_CALLS: Final = 2
 PROBES: Final = 3
+# So many failed probes outvote good ones, if they are the majority.
+DISSENT: Final = 2
+# A burst sends no more within the time that its answers count.
+_VOTES: Final = 64
 # Good probes are heard of for this long when a chart trips.
 PROBES_FRESH_S: Final = 2.0
+# Good probes are outweighed by this many thresholds of failures: in a row of failing calls each further one tells
+# ln(3/2), for runs of mean length three, instead of the ln(p1/p0) that the chart counts, thirteen times as much
+# (decision 26).
+OUTWEIGHS_PROBES: Final = 13
 # A route without a probe's outcome for this long cannot be confirmed by one.
 PROBES_EXPECTED_S: Final = 30.0
 
@@ -64,7 +73,9 @@ class Probes:
     failed_at: float = float("-inf")
     good_at: float = float("-inf")
     heard_at: float = float("-inf")
-    # Since the first failed probe of the row.
+    _votes: deque[tuple[float, bool]] = field(default_factory=lambda: deque(maxlen=_VOTES))
+    # Since the first failed probe of the row; `answered` are good probes of workers that saw no failure.
+    answered: int = 0
     bad_workers: set[str] = field(default_factory=set)
     good_workers: set[str] = field(default_factory=set)
     bad_sources: set[Source] = field(default_factory=set)
@@ -73,6 +84,7 @@ class Probes:
     def probe(self, origin: Origin, *, failed: bool, now: float) -> None:
         """Take one probe's outcome."""
         self.heard_at = now
+        self._votes.append((now, failed))
         if failed:
             if not self.failed:
                 self._forget()
@@ -84,6 +96,7 @@ class Probes:
         if origin.worker in self.bad_workers or not self.failed:
             self.failed = 0
         else:
+            self.answered += 1
             self.call(origin, failed=False)
 
     def call(self, origin: Origin, *, failed: bool) -> None:
@@ -100,7 +113,7 @@ class Probes:
     @property
     def confirmed(self) -> bool:
         """Whether three probes in a row failed, and not just where one worker or one tenant stands alone."""
-        return self.failed >= PROBES and not self.lonely
+        return self.failed >= PROBES and self.failed > self.answered and not self.lonely
 
     @property
     def lonely(self) -> bool:
@@ -109,24 +122,33 @@ class Probes:
         source = len(self.bad_sources) == 1 and bool(self.good_sources - self.bad_sources)
         return worker or source
 
-    def succeeded(self, now: float) -> bool:
-        """Tell whether the last probe succeeded just now."""
-        return self.good > 0 and now - self.good_at <= PROBES_FRESH_S
+    def contradict(self, now: float, since: float | None = None) -> bool:
+        """Tell whether the probes of just now speak against an outage: one succeeded, and most did not fail.
+
+        What was asked before the first failure, `since`, says nothing. One failed probe among good ones is what a small
+        error ratio does to a burst of probes now and then.
+        """
+        fresh = [failed for at, failed in self._votes if at >= max(now - PROBES_FRESH_S, since or 0.0)]
+        bad = sum(fresh)
+        return bad < len(fresh) and not (bad >= DISSENT and bad * 2 > len(fresh))
 
     def passed(self, now: float) -> bool:
         """Tell whether three probes in a row succeeded just now."""
         return self.good >= PROBES and now - self.good_at <= PROBES_FRESH_S
 
     def _forget(self) -> None:
+        self.answered = 0
         for names in (self.bad_workers, self.good_workers, self.bad_sources, self.good_sources):
             names.clear()
 
 
-def objection(chart: Chart, active: Active, probes: Probes, now: float, *, total: bool = True) -> str | None:
+def objection(
+    chart: Chart, active: Active, probes: Probes, now: float, *, since: float | None = None, total: bool = True
+) -> str | None:
     """Return why a chart above its threshold may not decide yet, in words, or None when it may.
 
     A good probe speaks against a `total` outage. Against some errors or slowness it says nothing, so there a single
-    witness needs twice the evidence instead of a confirmation.
+    witness needs twice the evidence instead of a confirmation. The failures began at `since`.
     """
     if probes.confirmed:
         return None
@@ -140,10 +162,13 @@ def objection(chart: Chart, active: Active, probes: Probes, now: float, *, total
         outage = doubled and unprobed and len(tenants) > 1 and not active.others_succeed(tenant, now)
         if most * 2 > sources.total() and not outage:
             return f"more than half of the failures are tenant {tenant}'s, and others are active"
-    if total and probes.succeeded(now):
-        # Two tenants may have bad luck at the same time; a third one's failures, where there is one, are no chance.
+    if total and probes.contradict(now, since):
+        # Tenants' failures are no independent witnesses: a vendor's hiccup hits them all, and is over before a probe
+        # sees it. Two tenants may also have bad luck at the same time; a third one's failures, where there is one, are
+        # no chance.
         witnesses = min(max(2, len(active.tenants)), 3)
-        return None if doubled and len(tenants) >= witnesses else "probes succeed"
+        outweighed = chart.score > OUTWEIGHS_PROBES * chart.h and len(tenants) >= witnesses
+        return None if outweighed else "probes succeed"
     if len(tenants) > 1 or len(workers) > 1 or (doubled and (unprobed or not total)):
         return None
     return "one worker and one tenant, not confirmed by probes"

@@ -17,7 +17,7 @@ from contracts.events.sync import CallRun
 from health_monitor import words
 from health_monitor.charts import Chart, Origin, Sprt
 from health_monitor.detector import VERDICTS, Track, Verdict
-from health_monitor.evidence import PROBES_EXPECTED_S, objection
+from health_monitor.evidence import DISSENT, PROBES_EXPECTED_S, objection
 from health_monitor.thresholds import DEGRADED_P1, LATENCY_P0, LATENCY_P1
 
 Probe = Literal["idle", "burst", "canary"]
@@ -257,12 +257,13 @@ class Machine:
 
     def _admits(self, chart: Chart, now: float) -> bool:
         total = chart is self.track.outage
-        return objection(chart, self.track.active, self.track.probes, now, total=total) is None
+        track = self.track
+        return objection(chart, track.active, track.probes, now, since=track.onset, total=total) is None
 
     def _asked(self, now: float) -> bool:
         """Tell whether probes had their chance to speak against an outage, where somebody probes at all."""
         probes = self.track.probes
-        if self.state is RouteState.DEGRADED or probes.failed or now - probes.heard_at > PROBES_EXPECTED_S:
+        if self.state is RouteState.DEGRADED or probes.failed >= DISSENT or now - probes.heard_at > PROBES_EXPECTED_S:
             return True
         return self.state is RouteState.SUSPECT and now - self._since >= PROBES_ASKED_S
 
@@ -282,11 +283,14 @@ class Machine:
             self._enter(RouteState.SUSPECT, "suspicion", words.suspicious(name, chart), now)
 
     def _calm(self, now: float, reason: str) -> None:
-        """End a suspicion; with probes against it the charts start again at half of their threshold."""
-        if self.track.probes.passed(now):
-            for chart in (self.track.outage, self.track.degraded):
-                if not chart.tripped:
-                    chart.lower(chart.h / 2)
+        """End a suspicion; with probes against it the chart of outages starts again at half of its threshold.
+
+        Good probes say nothing about some errors: lowered each time, the other chart would never see half of all calls
+        fail.
+        """
+        outage = self.track.outage
+        if self.track.probes.passed(now) and not outage.tripped:
+            outage.lower(outage.h / 2)
         self._quiet_until, self._quiet_s = now + self._quiet_s, min(2 * self._quiet_s, QUIET_MAX_S)
         self._enter(self._before_suspect, "calm", reason, now)
 

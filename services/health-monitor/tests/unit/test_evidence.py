@@ -58,14 +58,34 @@ def test_one_tenants_credential_shuts_nobody_elses_route() -> None:
     assert objection(chart, failing, Probes(), NOW) is not None
 
 
-def test_twice_the_threshold_by_two_tenants_outweighs_good_probes() -> None:
+def test_a_long_row_of_two_tenants_failures_outweighs_good_probes_and_a_short_one_does_not() -> None:
     probes = Probes()
     for _ in range(3):
         probes.probe(origin(), failed=False, now=NOW)
-    failures = [origin(tenant=n % 2) for n in range(8)]
+    failures = [origin(tenant=n % 2) for n in range(60)]
     assert objection(chart_of(*failures[:4]), active(2), probes, NOW) == "probes succeed"
-    assert objection(chart_of(*failures), active(2), probes, NOW) is None
+    assert objection(chart_of(*failures[:38]), active(2), probes, NOW) == "probes succeed"
+    assert objection(chart_of(*failures[:40]), active(2), probes, NOW) is None
+    assert objection(chart_of(*failures[:40]), active(3), probes, NOW) == "probes succeed", "the third one is content"
     assert objection(chart_of(*failures[:4]), active(2), probes, NOW + 10) is None, "old probes say nothing"
+
+
+def test_one_failed_probe_among_good_ones_is_chance_and_a_majority_is_not() -> None:
+    chart, probes = chart_of(*(origin(tenant=n % 2) for n in range(4))), Probes()
+    for failed in (False, True, False):
+        probes.probe(origin(), failed=failed, now=NOW)
+    assert objection(chart, active(2), probes, NOW) == "probes succeed"
+    for _ in range(2):
+        probes.probe(origin(), failed=True, now=NOW)
+    assert not probes.confirmed
+    assert objection(chart, active(2), probes, NOW) is None
+
+
+def test_a_good_probe_from_before_the_first_failure_says_nothing() -> None:
+    chart, probes = chart_of(*(origin(tenant=n % 2) for n in range(4))), Probes()
+    probes.probe(origin(), failed=False, now=NOW - 1)
+    assert objection(chart, active(2), probes, NOW, since=NOW - 1.1) == "probes succeed"
+    assert objection(chart, active(2), probes, NOW, since=NOW - 0.4) is None
 
 
 def test_good_probes_say_nothing_about_some_errors_and_a_single_witness_of_those_needs_twice_the_evidence() -> None:
@@ -138,3 +158,14 @@ def test_a_failing_control_probe_is_our_fault() -> None:
     fault = SelfFault()
     fault.control_failed = True
     assert fault.reason(NOW) == "the control probe fails"
+
+
+def test_chance_failures_among_other_workers_good_probes_confirm_nothing() -> None:
+    probes = Probes()
+    for number in range(3):
+        probes.probe(origin(worker=number), failed=True, now=NOW)
+        probes.probe(origin(worker=8), failed=False, now=NOW)
+        probes.call(origin(worker=number, tenant=number), failed=True)
+    assert (probes.failed, probes.lonely, probes.confirmed) == (3, False, False)
+    probes.probe(origin(worker=0), failed=True, now=NOW)
+    assert bool(probes.confirmed), "now they are the majority"

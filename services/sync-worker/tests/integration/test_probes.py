@@ -44,6 +44,19 @@ async def number(desk: Any, wanted: int, *, step_s: float = 0.1) -> None:
     await until(sent, f"{wanted} probes", 10)
 
 
+def suspected(kit: Any) -> RouteChanged:
+    return RouteChanged(
+        provider="payer",
+        capability="payments",
+        epoch=(1, 1),
+        state="suspect",
+        share=100,
+        probe="burst",
+        reason="test",
+        decided_at=kit.start,
+    )
+
+
 async def test_a_connection_that_cannot_ask_leaves_it_to_the_next(desk: Any, kit: Any) -> None:
     await desk.connect(kit.payer, "keyless", secrets={"webhook": "w"})
     await desk.connect(kit.payer, "acct-2")
@@ -63,22 +76,29 @@ async def test_a_quiet_provider_is_asked_every_five_seconds_and_a_suspect_one_th
         started = desk.clock.monotonic()
         await number(desk, 3)
         assert 9 <= desk.clock.monotonic() - started <= 12
-        desk.routes.put(
-            RouteChanged(
-                provider="payer",
-                capability="payments",
-                epoch=(1, 1),
-                state="suspect",
-                share=100,
-                probe="burst",
-                reason="test",
-                decided_at=kit.start,
-            )
-        )
+        desk.routes.put(suspected(kit))
         await number(desk, 4)
         started = desk.clock.monotonic()
         await number(desk, 10)
         assert desk.clock.monotonic() - started <= 4
+
+
+async def test_a_suspected_provider_is_asked_three_times_at_once_and_not_when_its_next_probe_is_due(
+    desk: Any, kit: Any
+) -> None:
+    await desk.connect(kit.payer)
+    desk.client.script = [kit.answered(200, {}) for _ in range(9)]
+    one = prober(desk)
+    desk.routes.on_change = one.saw_route
+    async with running(one):
+        await number(desk, 1)
+        for _ in range(4):
+            one.saw_call(PLACE)
+        one.saw_failure(PLACE)
+        desk.routes.put(suspected(kit))
+        started = desk.clock.monotonic()
+        await number(desk, 4)
+        assert desk.clock.monotonic() - started < 1
 
 
 async def test_the_first_failure_of_a_quiet_provider_starts_three_probes_at_once(desk: Any, kit: Any) -> None:

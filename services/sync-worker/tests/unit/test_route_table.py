@@ -22,18 +22,19 @@ def test_only_a_greater_epoch_moves_a_route(kit: Any) -> None:
     table = RouteTable()
 
     def apply(state: RouteState, *epoch: int) -> None:
-        changed = route(kit, state, epoch)  # type: ignore[arg-type]
+        share = 100 if state is RouteState.HEALTHY else 0
+        changed = route(kit, state, epoch, share=share)  # type: ignore[arg-type]
         table.apply("k", Envelope(id="1", source="s", type=changed.TYPE, data=encode(changed)))
 
-    assert (table.is_shut("payer", "payments"), table.epoch("payer", "payments")) == (False, (0, 0))
+    assert (table.admit("payer", "payments", repeatable=False), table.epoch("payer", "payments")) == (None, (0, 0))
     apply(RouteState.DOWN, 1, 5)
     apply(RouteState.HEALTHY, 1, 5)
     apply(RouteState.HEALTHY, 1, 4)
     table.apply("k", None)
-    assert table.is_shut("payer", "payments")
-    assert not table.is_shut("payer", "other")
+    assert table.admit("payer", "payments", repeatable=True) is not None
+    assert table.admit("payer", "other", repeatable=False) is None
     apply(RouteState.HEALTHY, 2, 1)
-    assert (table.is_shut("payer", "payments"), table.epoch("payer", "payments")) == (False, (2, 1))
+    assert (table.admit("payer", "payments", repeatable=False), table.epoch("payer", "payments")) == (None, (2, 1))
     with pytest.raises(Invalid):
         table.apply("k", Envelope(id="1", source="s", type="x", data=b"{}"))
 

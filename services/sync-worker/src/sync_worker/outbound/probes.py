@@ -1,7 +1,8 @@
 """Probes with real credentials: a cheap read shows whether a provider works, also when nobody else calls it.
 
-As often as the health monitor wants, and three at once when the first call of a quiet provider fails
-(health-monitor.md §4.3). Must never be the reason that a provider's quota runs out: probes have a class of their own.
+As often as the health monitor wants, and three at once when it begins to want a burst or the first call of a quiet
+provider fails (health-monitor.md §4.3). Must never be the reason that a provider's quota runs out: probes have a class
+of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from chassis.clock import Clock
 from chassis.db.connection import is_unavailable
@@ -20,12 +21,12 @@ from providers.provider import Provider
 from providers.sdk import Account
 from sync_worker.models import Connection
 from sync_worker.outbound.path import Path, Plan
-from sync_worker.outbound.route_table import Place, RouteTable
+from sync_worker.outbound.route_table import Eagerness, Place, RouteTable
 from sync_worker.repository import connections
 
 TICK_S: Final = 0.1
-# Probes per second that the health monitor asks for by a word.
-INTERVALS_S: Final[dict[Literal["idle", "burst", "canary"], float]] = {"idle": 5.0, "burst": 1 / 3, "canary": 1.0}
+# Seconds between probes that the health monitor asks for by a word.
+INTERVALS_S: Final[dict[Eagerness, float]] = {"idle": 5.0, "burst": 1 / 3, "canary": 1.0}
 BURST: Final = 3
 BURST_GAP_S: Final = 0.1
 # Above this many calls in a second the calls themselves tell soon enough.
@@ -54,6 +55,7 @@ class Prober:
         # Who may ask, the one whose turn it is first.
         self._places: dict[Place, deque[Connection]] = {}
         self._due: dict[Place, float] = {}
+        self._wanted: dict[Place, Eagerness] = {}
         self._recent: defaultdict[Place, deque[float]] = defaultdict(lambda: deque(maxlen=BUSY_CALLS))
         self._bursting: dict[Place, asyncio.Task[None]] = {}
         # How many candidates in a row could not ask.
@@ -68,9 +70,8 @@ class Prober:
         """Start a burst at once when the first failure comes from a quiet provider. Does not block."""
         recent = self._recent[place]
         busy = len(recent) == BUSY_CALLS and self._clock.monotonic() - recent[0] < 1
-        if not busy and place in self._places and place not in self._bursting:
-            task = self._bursting[place] = asyncio.create_task(self._burst(place))
-            task.add_done_callback(lambda _: self._bursting.pop(place, None))
+        if not busy:
+            self._start_burst(place)
 
     async def run(self) -> None:
         """Probe what is due."""
@@ -91,6 +92,26 @@ class Prober:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+
+    def saw_route(self, place: Place, wanted: Eagerness) -> None:
+        """Probe at once where the health monitor has just become eager. Does not block.
+
+        A suspicion lasts for two seconds only, and calls go on failing until probes have spoken.
+        """
+        if place not in self._places or wanted == self._wanted.get(place, "idle"):
+            return
+        self._wanted[place] = wanted
+        next_at = self._clock.monotonic() + INTERVALS_S[wanted]
+        if wanted == "burst":
+            self._start_burst(place)
+            self._due[place] = next_at
+        else:
+            self._due[place] = min(self._due[place], next_at)
+
+    def _start_burst(self, place: Place) -> None:
+        if place in self._places and place not in self._bursting:
+            task = self._bursting[place] = asyncio.create_task(self._burst(place))
+            task.add_done_callback(lambda _: self._bursting.pop(place, None))
 
     def _interval_s(self, place: Place) -> float:
         route = self._routes.known().get(place)

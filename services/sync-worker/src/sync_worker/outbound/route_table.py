@@ -5,9 +5,9 @@ Must never go back to an older decision, whichever of the two ways brings it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from chassis.telemetry.logs import logger
 from contracts.codec import decode
@@ -23,6 +23,8 @@ _ALL: Final = 100
 _SHUT: Final = (RouteState.DOWN, RouteState.FORCED_DOWN, RouteState.MAINTENANCE)
 
 Place = tuple[str, str]
+Eagerness = Literal["idle", "burst", "canary"]
+"""How often the health monitor wants a route to be probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class RouteTable:
     def __init__(self) -> None:
         self._routes: dict[Place, RouteChanged] = {}
         self._credit: dict[Place, int] = {}
+        self.on_change: Callable[[Place, Eagerness], None] = lambda _place, _probe: None
 
     def apply(self, _key: str, envelope: Envelope | None) -> None:
         """Take one record of the topic; an older epoch than the one known is dropped."""
@@ -52,12 +55,8 @@ class RouteTable:
         if known is None or route.epoch > known.epoch:
             self._routes[place] = route
             self._credit.pop(place, None)
+            self.on_change(place, route.probe)
             log.info("route_changed", provider=route.provider, capability=route.capability, state=route.state)
-
-    def is_shut(self, provider: str, capability: str) -> bool:
-        """Tell whether business calls must wait: only probes may try the provider."""
-        route = self._routes.get((provider, capability))
-        return route is not None and route.state in _SHUT
 
     def admit(self, provider: str, capability: str, *, repeatable: bool) -> Shut | None:
         """Return None when a call may take the route, else why not.
