@@ -11,6 +11,7 @@ import typer
 
 from contracts.errors import Invalid
 from patchbay import (
+    api_versions,
     conformance,
     connections,
     effects,
@@ -35,6 +36,7 @@ _typer.add_typer(connections.commands, name="connections")
 _typer.add_typer(endpoints.commands, name="endpoints")
 _typer.add_typer(routes.commands, name="routes")
 _typer.add_typer(quotas.commands, name="quotas")
+_typer.command()(api_versions.api_versions)
 _typer.add_typer(effects.commands, name="effects")
 _typer.command("run")(effects.run)
 _typer.command()(conformance.conformance)

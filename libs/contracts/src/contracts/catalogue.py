@@ -12,7 +12,7 @@ from contracts.events.gateway import (
     EndpointCodeOffered,
     SourceFellSilent,
 )
-from contracts.events.health import QuotaPolicy, RouteChanged
+from contracts.events.health import ApiVersionsChanged, QuotaPolicy, RouteChanged
 from contracts.events.orchestrator import RefundPayment, RunOperation, SagaAdvanced, SendMessage
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CallsObserved, CommandAnswered, EndpointConfigured, PaymentChanged, QuotaUsage
@@ -33,6 +33,7 @@ CATALOGUE: Final[dict[str, type[Event]]] = {
         CommandAnswered,
         RouteChanged,
         QuotaPolicy,
+        ApiVersionsChanged,
         QuotaUsage,
         RefundPayment,
         SendMessage,

@@ -191,6 +191,15 @@ HEALTH_QUOTAS: Final = Topic(
     compacted=True,
     retries=False,
 )
+HEALTH_API_VERSIONS: Final = Topic(
+    name="health.api-versions.v1",
+    key="provider",
+    types=("versions.changed.v1",),
+    writer="health-monitor",
+    readers=(),
+    compacted=True,
+    retries=False,
+)
 SYNC_QUOTA_USAGE: Final = Topic(
     name="sync.quota-usage.v1",
     key="provider + bucket",
@@ -240,6 +249,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     SYNC_RESULTS,
     HEALTH_ROUTES,
     HEALTH_QUOTAS,
+    HEALTH_API_VERSIONS,
     SYNC_QUOTA_USAGE,
     *ORCHESTRATOR_COMMANDS.values(),
     ORCHESTRATOR_SAGA_EVENTS,

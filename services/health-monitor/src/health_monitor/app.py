@@ -19,6 +19,7 @@ from contracts.envelope import Envelope
 from contracts.errors import Invalid
 from contracts.events.health import RouteChanged
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, SYNC_QUOTA_USAGE
+from health_monitor.api_versions import ApiVersions
 from health_monitor.audit import SERVICE
 from health_monitor.handlers import EvidenceLoop, Generations
 from health_monitor.keeper import Keeper
@@ -54,6 +55,7 @@ def create(settings: Settings, clock: Clock | None = None) -> Service:
     service.add_loop(EvidenceLoop(monitor, keeper, generations.next, database, clock))
     service.add_loop(BatchLoop(f"{NAME}-quotas", [SYNC_QUOTA_USAGE], quotas.handle, database, clock=clock))
     service.add_background("quotas", quotas.run)
+    service.add_background("api versions", ApiVersions(database, clock).run)
     service.add_background("keeper", keeper.run)
     service.add_background("ticker", ticker.run)
     service.add_background("wishes", wishes.run)

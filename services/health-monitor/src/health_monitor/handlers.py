@@ -131,10 +131,14 @@ class EvidenceLoop(BatchLoop):
                     raise
                 log.warning("no_new_generation", error=type(error).__name__, generation=generation)
                 if generation:
-                    self._keeper.take(self._monitor.own(mine, generation))
+                    self._own(mine, generation)
                 return
         self._mine = mine
-        self._keeper.take(self._monitor.own(mine, generation))
+        self._own(mine, generation)
+
+    def _own(self, partitions: set[int], generation: int) -> None:
+        self._keeper.take(self._monitor.own(partitions, generation))
+        self._keeper.disown()
 
     def _report(self, record: ConsumerRecord) -> CallsObserved | None:
         envelope = from_record(record.value, record.headers)

@@ -24,10 +24,12 @@ from contracts.codec import encode
 from contracts.events.health import RouteState
 from contracts.events.sync import CallsObserved
 from contracts.topics import HEALTH_ROUTES
-from health_monitor import audit, metrics, statistics
+from health_monitor import audit, metrics, statistics, versions
 from health_monitor.monitor import Alarm, Decision, Monitor, snapshot
 from health_monitor.repository import counts, operators, routes
-from health_monitor.statistics import Buckets, RouteKey, Version
+from health_monitor.repository import versions as seen_versions
+from health_monitor.statistics import Buckets, RouteKey
+from health_monitor.versions import Notice, VersionKey
 
 log = logger(__name__)
 
@@ -52,8 +54,9 @@ class Keeper:
         self._unsaved: list[Decision] = []
         self._alarms: list[Alarm] = []
         self._buckets: Buckets = {}
-        self._versions: dict[tuple[str, str], Version] = {}
+        self._versions: dict[VersionKey, Notice] = {}
         self._touched: set[RouteKey] = set()
+        self._exported: set[RouteKey] = set()
         self._progress: dict[Partition, int] = {}
         self._kafka: Consumer | None = None
         self._wake = asyncio.Event()
@@ -70,6 +73,7 @@ class Keeper:
                 record = decision.record
                 self._mirror.put(record.provider, record.capability, record.epoch, encode(record))
             _measure(decision)
+            self._exported.add(decision.key)
         self._unsaved += decided
         alarms, self._monitor.alarms = self._monitor.alarms, []
         for alarm in alarms:
@@ -80,11 +84,20 @@ class Keeper:
         if decided or alarms:
             self._wake.set()
 
+    def disown(self) -> None:
+        """End the series of routes that another replica owns by now: two would tell two states. Does not block."""
+        for key in [key for key in self._exported if not self._monitor.owns(key)]:
+            self._exported.discard(key)
+            gauge(metrics.SHARE).remove(*key)
+            gauge(metrics.EPOCH).remove(*key)
+            for state in RouteState:
+                gauge(metrics.STATE).remove(*key, state)
+
     def count(self, calls: CallsObserved) -> None:
         """Add a report to the statistics."""
         more = statistics.by_minute([calls])
         statistics.merged(self._buckets, more)
-        self._versions |= statistics.versions_of(calls)
+        versions.merged(self._versions, calls)
         self._touched.add((calls.provider, calls.capability))
         for (provider, capability, _), bucket in more.items():
             for outcome, number in bucket.counts.items():
@@ -143,20 +156,20 @@ class Keeper:
     async def _save(self) -> None:
         decided, alarms, offsets = len(self._unsaved), len(self._alarms), dict(self._progress)
         buckets, self._buckets = self._buckets, {}
-        versions, touched, self._touched = dict(self._versions), self._touched, set()
+        named, touched, self._touched = dict(self._versions), self._touched, set()
         try:
             async with self._database.unit_of_work() as uow:
                 await self._write(uow, self._unsaved[:decided], self._alarms[:alarms], touched)
                 await counts.add_calls(uow.connection, buckets)
-                await counts.add_versions(uow.connection, versions, self._clock.now())
+                await seen_versions.add(uow.connection, named, self._clock.now())
         except BaseException:
             # Cancelled or refused: all of it comes again.
             statistics.merged(self._buckets, buckets)
             self._touched |= touched
             raise
         del self._unsaved[:decided], self._alarms[:alarms]
-        for key, version in versions.items():
-            if self._versions.get(key) == version:
+        for key, notice in named.items():
+            if self._versions.get(key) == notice:
                 del self._versions[key]
         if self._kafka is not None and offsets:
             async with asyncio.timeout(_COMMIT_TIMEOUT_S):

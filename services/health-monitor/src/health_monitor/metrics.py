@@ -39,6 +39,15 @@ QUOTA_FORECAST = Metric(
     "Forecast use at the end of a window, 1 is the limit.",
     ("provider", "bucket"),
 )
+SUNSET = Metric(
+    "api_version_sunset_timestamp_seconds",
+    "gauge",
+    "When a version of an API that calls use goes away, by its Sunset header.",
+    ("provider", "version"),
+)
+DEPRECATED = Metric(
+    "api_versions_deprecated", "gauge", "Versions of an API that calls use and that are deprecated.", ("provider",)
+)
 METRICS: Final[tuple[Metric, ...]] = (
     CALLS,
     TRANSITIONS,
@@ -55,4 +64,6 @@ METRICS: Final[tuple[Metric, ...]] = (
     MIRROR_LOST,
     UNSAVED,
     QUOTA_FORECAST,
+    SUNSET,
+    DEPRECATED,
 )

@@ -144,6 +144,16 @@ class ApiVersion(Base, table=True):
     last_seen: datetime = Field(sa_type=INSTANT)
 
 
+class ApiVersionRecord(Base, table=True):
+    """What was published about a provider's API versions last."""
+
+    __tablename__ = "api_version_records"
+
+    provider: str = Field(sa_type=sa.Text, primary_key=True)
+    record: dict[str, Any] = Field(sa_type=JSONB)
+    at: datetime = Field(sa_type=INSTANT)
+
+
 class Quota(Base, table=True):
     """What may be spent of one bucket: the policy that was published last, and the limit that an operator set."""
 

@@ -19,7 +19,9 @@ from chassis.http.problems import json_response, not_found, query_of
 from health_monitor.failover import Plan, order_of
 from health_monitor.repository import counts, operators
 from health_monitor.repository import routes as stored
+from health_monitor.repository import versions as stored_versions
 from health_monitor.statistics import summary
+from health_monitor.versions import shown
 
 WINDOWS: Final = {"5m": timedelta(minutes=5), "1h": timedelta(hours=1)}
 SHOWN_DECISIONS: Final = 50
@@ -33,8 +35,8 @@ def routes(database: Database, tokens: TokenVerifier, clock: Clock) -> list[Base
         query = query_of(request, PageQuery)
         async with database.connection() as connection:
             found = await stored.page_of(connection, query.cursor(2), query.limit + 1)
-            shown = await _described(connection, found, clock)
-        return json_response(page(shown, query.limit, ("capability", "provider")))
+            told = await _described(connection, found, clock)
+        return json_response(page(told, query.limit, ("capability", "provider")))
 
     @requires(tokens, Role.VIEWER)
     async def capability(request: Request) -> Response:
@@ -57,8 +59,8 @@ def routes(database: Database, tokens: TokenVerifier, clock: Clock) -> list[Base
     async def versions(request: Request) -> Response:
         query = query_of(request, PageQuery)
         async with database.connection() as connection:
-            found = await counts.list_versions(connection, query.cursor(2), query.limit + 1)
-        return json_response(page(found, query.limit, ("provider", "version")))
+            found = await stored_versions.page_of(connection, query.cursor(2), query.limit + 1)
+        return json_response(page([shown(row, clock.now()) for row in found], query.limit, ("provider", "version")))
 
     return [
         Route("/v1/routes", overview),

@@ -12,15 +12,6 @@ from contracts.events.sync import CallsObserved, Outcome
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
 RouteKey = tuple[str, str]  # (provider, capability)
-_HEADER_CHARS: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What answers said about a version of an API."""
-
-    deprecation: str
-    sunset: str
 
 
 @dataclass(slots=True)
@@ -43,18 +34,6 @@ def merged(into: Buckets, more: Buckets) -> None:
             known.counts[outcome] += count
         known.latency_ms_sum += bucket.latency_ms_sum
         known.latency_ms_max = max(known.latency_ms_max, bucket.latency_ms_max)
-
-
-def versions_of(calls: CallsObserved) -> dict[tuple[str, str], Version]:
-    """Return the API versions of a report, by provider and version; headers are third-party text, cut and cleaned."""
-    return {
-        (calls.provider, _clean(seen.version)): Version(_clean(seen.deprecation), _clean(seen.sunset))
-        for seen in calls.versions
-    }
-
-
-def _clean(header: str) -> str:
-    return header.replace("\0", "")[:_HEADER_CHARS]
 
 
 def by_minute(observed: Iterable[CallsObserved]) -> Buckets:

@@ -9,7 +9,6 @@ import pytest
 
 from chassis.http.auth import Role
 from chassis.testing.service_kit import LocalIssuer
-from contracts.events.sync import ApiVersionSeen
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -152,21 +151,6 @@ async def test_self_fault_is_audited_and_cleared_by_an_operator(replica: Any) ->
     audited = await replica.audited()
     told = [a.action for a in audited if a.action.startswith("self_fault")]
     assert told == ["self_fault.began", "self_fault.cleared", "self_fault.ended"]
-
-
-async def test_api_versions_seen_in_traffic_are_registered(replica: Any) -> None:
-    seen = ApiVersionSeen(version="2026-01-01", deprecation="@1767225600", sunset="Thu, 31 Dec 2026 23:59:59 GMT")
-    await replica.take(replica.calls(("success", 1), versions=(seen, ApiVersionSeen())))
-    replica.clock.advance(60)
-    await replica.take(
-        replica.calls(("success", 1), versions=(ApiVersionSeen(version="2026-01-01", sunset="later\0"),))
-    )
-    items = (await replica.get("/v1/api-versions"))["items"]
-    assert [(one["provider"], one["version"], one["deprecation"], one["sunset"]) for one in items] == [
-        ("acme", "", "", ""),
-        ("acme", "2026-01-01", "", "later"),
-    ]
-    assert items[1]["first_seen"] < items[1]["last_seen"]
 
 
 @pytest.mark.parametrize(

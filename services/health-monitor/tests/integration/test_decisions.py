@@ -9,13 +9,16 @@ from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
+from chassis.kafka.producer import partition_for
 from chassis.kafka.records import ConsumerRecord
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import rows
 from chassis.testing.postgres import PostgresAdmin
 from chassis.testing.service_kit import migrated_dsn, schema_differences
 from contracts.codec import encode
+from contracts.events.health import RouteState
 from contracts.topics import HEALTH_ROUTES, SYNC_CALLS
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -154,3 +157,24 @@ async def test_many_batches_at_once_lose_no_call(replica: Any) -> None:
     counted = await rows(replica.database.dsn, "SELECT success, client_error FROM call_minutes")
     assert [tuple(row) for row in counted] == [(10, 50)]
     assert len(await replica.published()) == 1, "saves at the same time write a decision once"
+
+
+async def test_the_series_of_a_route_end_where_another_replica_owns_it(replica: Any) -> None:
+    def exported(provider: str) -> list[float | None]:
+        labels = {"provider": provider, "capability": "messaging.sms"}
+        named = [
+            REGISTRY.get_sample_value("provider_state", labels | {"state": state})
+            for state in (RouteState.HEALTHY, RouteState.DOWN)
+        ]
+        others = ("provider_route_epoch", "health_route_share_ratio")
+        return [*named, *(REGISTRY.get_sample_value(name, labels) for name in others)]
+
+    await replica.take(replica.calls(("success", 3), provider="stays"), replica.calls(("success", 3), provider="moves"))
+    assert exported("moves") == [1, 0, 1, 1]
+    before = exported("stays")
+    kept = partition_for(b"stays:messaging.sms", SYNC_CALLS.partitions)
+    assert kept != partition_for(b"moves:messaging.sms", SYNC_CALLS.partitions)
+    await replica.loop.assigned({(SYNC_CALLS.name, kept)})
+    assert (exported("stays"), exported("moves")) == (before, [None] * 4)
+    await replica.loop.assigned(set())
+    assert exported("stays") == [None] * 4

@@ -87,3 +87,31 @@ class QuotaPolicy(Event):
     reason: str = ""
     version: int = Field(ge=1)
     decided_at: Instant
+
+
+class ApiVersion(Event):
+    """One version of a provider's API as answers named it; an empty `version` is what a provider without one has.
+
+    `deprecation_at` and `sunset_at` come from the headers of RFC 9745 and RFC 8594; `deprecated` without an instant is
+    what older drafts allow. `in_traffic` says whether calls used it within the last week.
+    """
+
+    TYPE: ClassVar[str] = "versions.entry.v1"
+
+    version: str
+    in_traffic: bool
+    deprecated: bool = False
+    deprecation_at: Instant | None = None
+    sunset_at: Instant | None = None
+    source: Literal["header"] = "header"
+    first_seen_at: Instant
+
+
+class ApiVersionsChanged(Event):
+    """The versions of a provider's API that its answers named, all of them; key `<provider>`."""
+
+    TYPE: ClassVar[str] = "versions.changed.v1"
+
+    provider: Slug
+    versions: tuple[ApiVersion, ...]
+    decided_at: Instant

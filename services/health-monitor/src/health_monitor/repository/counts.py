@@ -1,13 +1,13 @@
-"""Calls by minute, and the API versions that answers named."""
+"""Calls by minute."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from chassis.db.connection import Connection
-from health_monitor.statistics import OUTCOMES, Bucket, RouteKey, Version
+from health_monitor.statistics import OUTCOMES, Bucket, RouteKey
 
 _SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in OUTCOMES)
 _ADD: Final = ", ".join(f"{name} = call_minutes.{name} + excluded.{name}" for name in OUTCOMES)
@@ -48,27 +48,3 @@ async def totals(connection: Connection, keys: Collection[RouteKey], since: date
         since,
     )
     return {(row["provider"], row["capability"]): dict(row) for row in rows}
-
-
-async def add_versions(connection: Connection, versions: Mapping[tuple[str, str], Version], now: datetime) -> None:
-    """Note the versions that answers named; what the headers say last is what counts."""
-    await connection.executemany(
-        """INSERT INTO api_versions (provider, version, deprecation, sunset, first_seen, last_seen)
-           VALUES ($1, $2, $3, $4, $5, $5)
-           ON CONFLICT (provider, version) DO UPDATE SET deprecation = excluded.deprecation, sunset = excluded.sunset,
-               last_seen = greatest(api_versions.last_seen, excluded.last_seen)""",
-        [(*key, version.deprecation, version.sunset, now) for key, version in sorted(versions.items())],
-    )
-
-
-async def list_versions(connection: Connection, after: Sequence[Any] | None, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` versions by provider and version, those behind `after`."""
-    provider, version = after or ("", "")
-    rows = await connection.fetch(
-        """SELECT * FROM api_versions WHERE (provider, version) > ($1::text, $2::text) OR ($1 = '' AND $2 = '')
-           ORDER BY provider, version LIMIT $3""",
-        str(provider),
-        str(version),
-        limit,
-    )
-    return [dict(row) for row in rows]
