@@ -257,13 +257,16 @@ def codeowners(root: Path) -> str:
 
 
 def metrics_page(modules: Iterable[str]) -> str:
-    """Return the page of all metrics: one section per module with a `METRICS` tuple."""
+    """Return the page of all metrics, each once: in the section of the module whose `METRICS` is the shortest."""
+    listed = {module: getattr(importlib.import_module(module), "METRICS", ()) for module in modules}
+    # The longest first, so that the shortest has the last word.
+    home = {m.name: module for module in sorted(listed, key=lambda one: -len(listed[one])) for m in listed[module]}
     sections = []
-    for module in modules:
-        metrics: tuple[Metric, ...] = getattr(importlib.import_module(module), "METRICS", ())
-        rows = [(_code(m.name), m.kind, ", ".join(map(_code, m.labels)), m.help) for m in metrics]
+    for module, metrics in listed.items():
+        own = [m for m in metrics if home[m.name] == module]
+        rows = sorted((_code(m.name), m.kind, ", ".join(map(_code, m.labels)), m.help) for m in own)
         if rows:
-            sections.append(f"## {module}\n\n{table(('Metric', 'Kind', 'Labels', 'Meaning'), sorted(rows))}")
+            sections.append(f"## {module}\n\n{table(('Metric', 'Kind', 'Labels', 'Meaning'), rows)}")
     return _page("Metrics", *sections)
 
 

@@ -1,4 +1,4 @@
-"""A real gateway and a real sandbox, each a process of its own, on a real broker and a real Redis."""
+"""A fake HTTP service for commands, and a real gateway and sandbox, each a process, on a real broker and Redis."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import base64
 import json
 import os
 import sys
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,57 @@ from contracts.topics import SYNC_ENDPOINTS, TOPICS
 from providers.conformance import fixtures_for
 from providers.provider import Provider
 from providers.sdk import KeyPair
+
+Asked = list[tuple[str, str, Any]]
+"""Method, path with query, and the body as it was read from JSON, of each request."""
+
+Answering = Callable[[str, str, Any], tuple[int, Any]]
+"""(method, path with query, body) -> (status, what is shown): JSON, bytes as they are, None for nothing."""
+
+
+@pytest.fixture
+def serve_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str, Answering], Asked]]:
+    """Put a service of the test's own behind an address of the environment; returns what it was asked."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
+
+    def start(name: str, answering: Answering) -> Asked:
+        asked: Asked = []
+
+        class Service(BaseHTTPRequestHandler):
+            """Notes what it was asked, and answers as the test wants."""
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                body = json.loads(self.rfile.read(length)) if length else None
+                asked.append((self.command, self.path, body))
+                status, shown = answering(self.command, self.path, body)
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(shown if isinstance(shown, bytes) else b"" if shown is None else _json(shown))
+
+            do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 (the server's names)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        server = ThreadingHTTPServer((LOOPBACK, 0), Service)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        running.append((server, thread))
+        monkeypatch.setenv(name, f"http://{LOOPBACK}:{server.server_address[1]}")
+        return asked
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _json(shown: Any) -> bytes:
+    return json.dumps(shown).encode()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,64 +46,45 @@ SHOWN: dict[str, Any] = {
 }
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers like the sync worker, and notes what it was asked."""
+class Worker:
+    """Answers like the sync worker, and what it was asked."""
 
-    asked: Asked = []  # noqa: RUF012 (the class is the service)
-    answers: dict[tuple[str, str], tuple[int, Any]] = {}  # noqa: RUF012 (the class is the service)
+    def __init__(self) -> None:
+        self.asked: Asked = []
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {
+            ("POST", "/v1/connections/c1/authorize"): (200, {"authorize_url": "https://vendor.test/grant?state=s"}),
+            ("POST", "/v1/connections/c1/test"): (200, {"outcome": "success", "status": 200, "mode": "sandbox"}),
+            ("PUT", "/v1/connections/c1/credentials"): (200, SHOWN | {"credentials": {NAME: 2}}),
+            ("POST", "/v1/connections/c1/credentials/rotate"): (
+                200,
+                SHOWN | {"credentials": {NAME: 2}, "draining_until": "2026-11-21T12:01:00Z"},
+            ),
+            ("GET", "/v1/connections/c1/credentials"): (
+                200,
+                {
+                    "items": [
+                        {"kind": NAME, "version": 2, "state": "active"},
+                        {"kind": NAME, "version": 1, "state": "revoked"},
+                    ]
+                },
+            ),
+            ("DELETE", "/v1/connections/c1"): (204, None),
+            ("POST", "/v1/connections"): (
+                201,
+                SHOWN | {"state": "authorizing", "endpoints": [{"id": "ep1", "url": "https://gateway.test/hooks/x"}]},
+            ),
+        }
 
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, self.path, body))
-        default = (200, {"items": [SHOWN]} if "?" in self.path else SHOWN)
-        status, shown = self.answers.get((self.command, self.path), default)
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(shown).encode() if shown is not None else b"")
-
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815 (the server's names)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    def __call__(self, method: str, path: str, _body: Any) -> tuple[int, Any]:
+        default = (200, {"items": [SHOWN]} if "?" in path else SHOWN)
+        return self.answers.get((method, path), default)
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Service]]:
-    Service.asked.clear()
-    Service.answers = {
-        ("POST", "/v1/connections/c1/authorize"): (200, {"authorize_url": "https://vendor.test/grant?state=s"}),
-        ("POST", "/v1/connections/c1/test"): (200, {"outcome": "success", "status": 200, "mode": "sandbox"}),
-        ("PUT", "/v1/connections/c1/credentials"): (200, SHOWN | {"credentials": {NAME: 2}}),
-        ("POST", "/v1/connections/c1/credentials/rotate"): (
-            200,
-            SHOWN | {"credentials": {NAME: 2}, "draining_until": "2026-11-21T12:01:00Z"},
-        ),
-        ("GET", "/v1/connections/c1/credentials"): (
-            200,
-            {
-                "items": [
-                    {"kind": NAME, "version": 2, "state": "active"},
-                    {"kind": NAME, "version": 1, "state": "revoked"},
-                ]
-            },
-        ),
-        ("DELETE", "/v1/connections/c1"): (204, None),
-        ("POST", "/v1/connections"): (
-            201,
-            SHOWN | {"state": "authorizing", "endpoints": [{"id": "ep1", "url": "https://gateway.test/hooks/x"}]},
-        ),
-    }
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
-    monkeypatch.setenv("SYNC_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield Service
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def service(serve_as: Callable[..., Asked]) -> Worker:
+    worker = Worker()
+    worker.asked = serve_as("SYNC_URL", worker)
+    return worker
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -135,7 +113,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ],
 )
 def test_a_command_asks_the_service_and_prints_its_answer(
-    service: type[Service],
+    service: Worker,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     case: tuple[tuple[str, ...], tuple[str, str, Any], str],
@@ -147,7 +125,7 @@ def test_a_command_asks_the_service_and_prints_its_answer(
 
 
 def test_secrets_come_from_files_and_the_environment_and_are_not_printed(
-    service: type[Service], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    service: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     of_api, of_webhooks = secrets_of(SENDER, "", webhooks=True)
     file = tmp_path / "key"
@@ -184,7 +162,7 @@ def test_without_webhooks_their_secret_is_not_asked_for() -> None:
     ],
 )
 def test_a_rotation_sends_the_only_secret(
-    service: type[Service],
+    service: Worker,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     option: tuple[str, ...],
@@ -201,7 +179,7 @@ def test_a_rotation_sends_the_only_secret(
 
 
 def test_a_rotation_that_the_provider_refuses_ends_with_one(
-    service: type[Service], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    service: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     service.answers["POST", "/v1/connections/c1/credentials/rotate"] = (
         422,
@@ -215,7 +193,7 @@ def test_a_rotation_that_the_provider_refuses_ends_with_one(
 
 
 def test_a_test_that_fails_ends_with_one(
-    service: type[Service], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    service: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = {"outcome": "credential", "status": 401, "mode": "sandbox"}
     service.answers["POST", "/v1/connections/c1/test"] = (200, refused)

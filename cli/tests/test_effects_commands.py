@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,47 +29,30 @@ EFFECT: dict[str, Any] = {
 }
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers like the sync worker, and notes what it was asked; an effect ends after two looks at it."""
+class Worker:
+    """Answers like the sync worker; an effect ends after two looks at it."""
 
-    asked: Asked = []  # noqa: RUF012 (the class is the service)
-    final = "applied"
+    def __init__(self) -> None:
+        self.looks = 0
+        self.final = "applied"
 
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, self.path, body))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(self._answer()).encode())
-
-    def _answer(self) -> Any:
-        if "?" in self.path:
-            return {"items": [EFFECT]}
-        if self.path.endswith("/settle"):
-            return EFFECT | {"state": "applied", "explanation": "done by acme as r1"}
-        looks = sum(method == "GET" for method, _, _ in self.asked)
-        return EFFECT | ({"state": self.final, "explanation": "the end"} if looks > 1 else {})
-
-    do_GET = do_POST = _serve  # noqa: N815 (the server's names)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    def __call__(self, method: str, path: str, _body: Any) -> tuple[int, Any]:
+        self.looks += method == "GET"
+        if "?" in path:
+            return 200, {"items": [EFFECT]}
+        if path.endswith("/settle"):
+            return 200, EFFECT | {"state": "applied", "explanation": "done by acme as r1"}
+        return 200, EFFECT | ({"state": self.final, "explanation": "the end"} if self.looks > 1 else {})
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Asked]:
-    Service.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
-    monkeypatch.setenv("SYNC_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield Service.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def asked(serve_as: Callable[..., Asked], worker: Worker) -> Asked:
+    return serve_as("SYNC_URL", worker)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -130,11 +110,16 @@ def test_a_reference_belongs_to_what_was_applied(
 REFUND = ("run", "payment.refund", "--tenant", "t1", "--mode", "sandbox", "--argument", "payment_external_id=0042")
 
 
-@pytest.mark.parametrize(("final", "code"), [("applied", 0), ("refused", 1)])
+@pytest.mark.parametrize("end", [("applied", 0), ("refused", 1)])
 def test_an_operation_is_asked_for_once_and_waited_for(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], final: str, code: int
+    asked: Asked,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: tuple[str, int],
 ) -> None:
-    monkeypatch.setattr(Service, "final", final)
+    final, code = end
+    worker.final = final
     monkeypatch.setattr("patchbay.effects._POLL_S", 0.01)
     assert run(monkeypatch, *REFUND, "--argument", "amount=500", "--provider", "acme") == code
     posted = [body for method, _, body in asked if method == "POST"]

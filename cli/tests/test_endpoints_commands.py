@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,41 +34,16 @@ SHOWN = {
 }
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers like the sync worker, and notes what it was asked."""
-
-    asked: list[tuple[str, str, Any]] = []  # noqa: RUF012 (the class is the service)
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, self.path, body))
-        shown: Any = {"items": [SHOWN]} if self.path.startswith("/v1/endpoints?") else SHOWN
-        if self.path == "/v1/connections":
-            shown = {"endpoints": [{"id": "ep1", "url": SHOWN["url"]}]}
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(shown).encode())
-
-    do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 (the server's names)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def answer(_method: str, path: str, _body: Any) -> tuple[int, Any]:
+    """Answer like the sync worker."""
+    if path == "/v1/connections":
+        return 200, {"endpoints": [{"id": "ep1", "url": SHOWN["url"]}]}
+    return 200, {"items": [SHOWN]} if path.startswith("/v1/endpoints?") else SHOWN
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[str, str, Any]]]:
-    Service.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
-    monkeypatch.setenv("SYNC_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield Service.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def service(serve_as: Callable[..., list[tuple[str, str, Any]]]) -> list[tuple[str, str, Any]]:
+    return serve_as("SYNC_URL", answer)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

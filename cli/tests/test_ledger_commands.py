@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +14,19 @@ from patchbay.ledger import filters, window
 ROW = {"id": "row-1", "state": "open", "kind": "replay", "detail": {"a": 1}, "total": 3, "outcome": "held"}
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers like the ledger, and notes what it was asked."""
-
-    asked: list[tuple[str, str, Any]] = []  # noqa: RUF012 (the class is the service)
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, self.path, body))
-        path = self.path.partition("?")[0]
-        shown = b'{"n":1}\n{"n":2}\n' if path.endswith("export") else json.dumps(ROW | {"items": [ROW]}).encode()
-        if path.endswith("reverify"):
-            shown = json.dumps({"events": 2, "made": "d2", "key_id": "k1"}).encode()
-        self.send_response(422 if "colour" in self.path else 200)
-        self.end_headers()
-        self.wfile.write(shown)
-
-    do_GET = do_POST = _serve  # noqa: N815 (the server's names)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def answer(_method: str, path: str, _body: Any) -> tuple[int, Any]:
+    """Answer like the ledger."""
+    status, place = 422 if "colour" in path else 200, path.partition("?")[0]
+    if place.endswith("export"):
+        return status, b'{"n":1}\n{"n":2}\n'
+    if place.endswith("reverify"):
+        return status, {"events": 2, "made": "d2", "key_id": "k1"}
+    return status, ROW | {"items": [ROW]}
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[str, str, Any]]]:
-    Service.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
-    monkeypatch.setenv("LEDGER_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield Service.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def service(serve_as: Callable[..., list[tuple[str, str, Any]]]) -> list[tuple[str, str, Any]]:
+    return serve_as("LEDGER_URL", answer)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

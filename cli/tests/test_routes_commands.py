@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -63,6 +59,17 @@ CAPABILITY = {
     ],
 }
 WINDOW = {"limit": 100.0, "seconds": 10.0, "burst": 1.0, "shape": "gcra"}
+OLD_VERSION = {
+    "provider": "acme",
+    "version": "2024-01-01",
+    "in_traffic": True,
+    "deprecated": True,
+    "deprecation_at": None,
+    "sunset_at": "2026-12-31T23:59:59Z",
+    "days_to_sunset": 40,
+    "last_seen": "2026-11-21T12:00:00Z",
+}
+NO_VERSION = OLD_VERSION | {"provider": "backup", "version": "", "deprecated": False, "sunset_at": None}
 QUOTA = {
     "provider": "acme",
     "bucket": "app",
@@ -76,49 +83,24 @@ QUOTA = {
 }
 
 
-class Service(BaseHTTPRequestHandler):
-    """Answers like the health monitor, and notes what it was asked."""
-
-    asked: Asked = []  # noqa: RUF012 (the class is the service)
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, self.path, body))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(self._answer(self.path.partition("?")[0], body)).encode())
-
-    def _answer(self, path: str, body: Any) -> Any:
-        if path.startswith("/v1/quotas"):
-            return {"items": [QUOTA]} if body is None else QUOTA | {"source": "configured"}
-        known = {
-            "/v1/routes": {"items": [ROUTE, FORCED]},
-            "/v1/routes/payments": CAPABILITY,
-            "/v1/capabilities/payments/order": body,
-            "/v1/self-fault/clear": {"cleared_by": "ann"},
-        }
-        return known.get(path, {"until": "2026-11-21T12:10:00Z"})
-
-    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 (the server's names)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def answer(_method: str, path: str, body: Any) -> tuple[int, Any]:
+    """Answer like the health monitor."""
+    path = path.partition("?")[0]
+    if path.startswith("/v1/quotas"):
+        return 200, {"items": [QUOTA]} if body is None else QUOTA | {"source": "configured"}
+    known = {
+        "/v1/routes": {"items": [ROUTE, FORCED]},
+        "/v1/routes/payments": CAPABILITY,
+        "/v1/capabilities/payments/order": body,
+        "/v1/self-fault/clear": {"cleared_by": "ann"},
+        "/v1/api-versions": {"items": [OLD_VERSION, NO_VERSION]},
+    }
+    return 200, known.get(path, {"until": "2026-11-21T12:10:00Z"})
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Asked]:
-    Service.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("PATCHBAY_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("PATCHBAY_TOKEN", "token")
-    monkeypatch.setenv("HEALTH_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield Service.asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def asked(serve_as: Callable[..., Asked]) -> Asked:
+    return serve_as("HEALTH_URL", answer)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -135,6 +117,7 @@ FORCE = ("routes", "force", "payments", "acme", "forced_down", "--for", "10m", "
 @pytest.mark.parametrize(
     "case",
     [
+        (("api-versions", "--ending"), ("GET", "/v1/api-versions?limit=200", None), "2026-12-31T23:59:59Z"),
         (("routes", "list"), ("GET", "/v1/routes?limit=200", None), "50.0%"),
         (
             FORCE,
@@ -222,3 +205,13 @@ def test_durations_have_a_unit() -> None:
     for text in ("", "10", "0m", "-1m", "1w", "1h30m"):
         with pytest.raises(CliError, match="no duration"):
             seconds(text)
+
+
+@pytest.mark.usefixtures("asked")
+def test_versions_that_do_not_end_are_left_out_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "api-versions")
+    assert "backup" in capsys.readouterr().out
+    run(monkeypatch, "api-versions", "--ending")
+    assert "backup" not in capsys.readouterr().out

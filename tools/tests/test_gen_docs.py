@@ -37,6 +37,19 @@ def fake_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
+@pytest.mark.usefixtures("fake_modules")
+def test_a_metric_of_a_part_is_listed_with_the_part_and_not_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ModuleType("my_service.part.metrics")
+    part.__dict__["METRICS"] = (Metric("my_part_total", "counter", "Parts.", ()),)
+    monkeypatch.setitem(sys.modules, "my_service.part", ModuleType("my_service.part"))
+    monkeypatch.setitem(sys.modules, part.__name__, part)
+    whole = sys.modules["my_service.metrics"]
+    whole.__dict__["METRICS"] = (*whole.METRICS, *part.METRICS)
+    page = gen_docs.metrics_page(["my_service.metrics", "my_service.part.metrics"])
+    assert row(page, "my_part_total") in page.split("## my_service.part.metrics")[1]
+    assert row(page, "my_seen_total") in page.split("## my_service.part.metrics")[0]
+
+
 def test_a_cell_cannot_break_its_table() -> None:
     assert gen_docs.table(("a", "b"), [("x|y", "one\n two")]) == "| a | b |\n| --- | --- |\n| x\\|y | one two |\n"
 

@@ -5,6 +5,7 @@ Must never read a missing permission or an unknown path as "there is no data".
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,8 @@ from providers.reading import at
 from providers.sdk import HttpResponse
 
 MAX_RETRY_AFTER_S: Final = 3600.0
+# RFC 9110 knows whole seconds; some send fractions of one.
+_SECONDS: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _UNAUTHORISED, _FORBIDDEN, _THROTTLED = 401, 403, 429
 # The request may still be carried out, or was by another one: only asking tells.
 _AMBIGUOUS: Final = (408, 409, 425)
@@ -61,19 +64,21 @@ def classify(response: HttpResponse, codes: Codes, now: datetime) -> Reading:
 
 
 def retry_after(response: HttpResponse, now: datetime) -> float | None:
-    """Return `Retry-After` in seconds, from either of its forms, an hour at most; None when it is absent or senseless.
+    """Return `Retry-After` in seconds, an hour at most; None when it is absent or senseless."""
+    wait = wait_of(response.headers.get("retry-after", ""), response.headers.get("date", ""), now)
+    return None if wait is None else min(wait, MAX_RETRY_AFTER_S)
 
-    The date form is compared with the provider's own clock where it sends one, since ours may differ.
+
+def wait_of(retry_after: str, date: str, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` names in either of its forms; None when it is absent or senseless.
+
+    The date form is compared with the provider's own clock where it sends one in `Date`, since ours may differ.
     """
-    text = response.headers.get("retry-after", "").strip()
-    if not text:
-        return None
-    if text.isdecimal():
-        return min(float(text), MAX_RETRY_AFTER_S)
-    until, said = _date(text), _date(response.headers.get("date", ""))
-    if until is None:
-        return None
-    return min(max((until - (said or now)).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
+    text = retry_after.strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    until, said = _date(text), _date(date)
+    return None if until is None else max((until - (said or now)).total_seconds(), 0.0)
 
 
 def _date(text: str) -> datetime | None:

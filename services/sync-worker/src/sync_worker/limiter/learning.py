@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Final
+
+from providers.classify import wait_of
 
 # A reset above this is an instant in Unix seconds, below it a number of seconds (health-monitor.md §4.7).
 EPOCH_FROM: Final = 1e9
@@ -46,7 +47,7 @@ def parse(headers: Mapping[str, str], now: datetime) -> Seen:
     known = {name.lower(): value for name, value in headers.items()}
     if not any("limit" in name or name == "retry-after" for name in known):
         return _NOTHING
-    retry_after_s = _retry_after(known.get("retry-after", ""), now)
+    retry_after_s = wait_of(known.get("retry-after", ""), known.get("date", ""), now)
     found = _draft(known) or _combined(known.get("ratelimit", "")) or _separate(known, now) or Seen()
     return Seen(found.limit, found.remaining, found.reset_s, found.window_s, retry_after_s)
 
@@ -109,19 +110,6 @@ def _until(reset: float | None, now: datetime) -> float | None:
         return reset
     instant = reset / 1000 if reset >= _EPOCH_MS_FROM else reset
     return max(0.0, instant - now.timestamp())
-
-
-def _retry_after(value: str, now: datetime) -> float | None:
-    seconds = _number(value)
-    if seconds is not None or not value:
-        return seconds
-    try:
-        instant = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return max(0.0, (instant - now).total_seconds())
 
 
 def _number(text: str | None) -> float | None:
