@@ -25,7 +25,6 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from chassis.settings import DatabaseSettings, ServiceSettings
-from chassis.telemetry.metrics import Metric
 from contracts.catalogue import CATALOGUE
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.base import Event

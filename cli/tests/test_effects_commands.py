@@ -139,6 +139,14 @@ def test_an_operation_is_asked_for_once_and_waited_for(
     assert "0042" not in told
 
 
+def test_an_emergency_needs_a_reason_and_says_it(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, *REFUND, "--wait", "0", "--emergency") == 1
+    assert asked == []
+    assert run(monkeypatch, *REFUND, "--wait", "0", "--emergency", "--reason", "the venue burns") == 0
+    ((_, _, body),) = asked
+    assert (body["emergency"], body["reason"]) == (True, "the venue burns")
+
+
 def test_who_does_not_wait_gets_the_key_alone(
     asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,15 +92,21 @@ def run(  # lint-skip: PB007 each is an option of the command line
     mode: Annotated[Mode, typer.Option()] = Mode.LIVE,
     lane: Annotated[str, typer.Option(help="critical, standard or bulk")] = "standard",
     deadline: Annotated[str | None, typer.Option(help="RFC 3339 time after which it is not begun")] = None,
+    emergency: Annotated[bool, typer.Option("--emergency", help="draw on the quota kept for emergencies")] = False,
+    reason: Annotated[str | None, typer.Option(help="why; needed for --emergency, and in the audit log")] = None,
     wait: Annotated[float, typer.Option(min=0, max=600, help="seconds to wait until it is settled")] = 30,
 ) -> None:
     """Have OPERATION done once, such as payment.refund; ends with 1 unless it is applied in time.
 
     Put personal data into --arguments-file, where the shell's history does not show it.
     """
+    if emergency and not reason:
+        raise CliError("--emergency needs a --reason")
     given = _document(arguments_file) | parsed(operation, argument or ())
-    body = {"operation": operation, "tenant": tenant, "mode": mode, "lane": lane, "arguments": given}
-    chosen = {"connection": connection, "provider": provider, "deadline": deadline}
+    body: dict[str, Any] = {"operation": operation, "tenant": tenant, "mode": mode, "lane": lane, "arguments": given}
+    chosen = {"connection": connection, "provider": provider, "deadline": deadline, "reason": reason}
+    if emergency:
+        body["emergency"] = True
     body |= {name: value for name, value in chosen.items() if value is not None}
     with Platform(load_environment()) as platform:
         key = platform.post(SERVICE, "/v1/operations", body)["key"]

@@ -404,6 +404,7 @@ class Platform:
 class Kit:
     """What test files need from here: they cannot import a conftest."""
 
+    new_id: Callable[[], UUID] = uuid7
     payer: Provider = PAYER
     mute: Provider = MUTE
     texter: Provider = TEXTER

@@ -23,7 +23,7 @@ from contracts.events.health import CallClass, QuotaPolicy, QuotaWindow
 from sync_worker.limiter.feedback import Feedback
 from sync_worker.limiter.leases import Limiter
 from sync_worker.limiter.metrics import STORE_TRIPS
-from sync_worker.limiter.policies import CallPath, PolicyBook
+from sync_worker.limiter.policies import CallPath, PolicyBook, Turn
 from sync_worker.limiter.pools import Grant
 from sync_worker.limiter.store import QuotaStore, version_key
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
@@ -241,6 +241,35 @@ async def test_an_emergency_passes_where_critical_calls_wait(process: Process) -
     with pytest.raises(Transient):
         await process.take(path, "critical", 0.05)
     assert (await process.take(path, "critical", 0.5, emergency=True)).waited_s < 0.5
+
+
+async def test_bulk_waits_in_order_of_its_turns_and_only_then_of_deadlines(process: Process) -> None:
+    path = process.limit(QuotaWindow(limit=20, seconds=1, burst=1))
+    await process.heal()
+    await process.take(path, "bulk")
+    order: list[str] = []
+
+    async def wait(turn: Turn, patience_s: float) -> None:
+        await process.take(path, "bulk", patience_s, turn=turn)
+        order.append(f"{turn} {patience_s:g}")
+
+    asked: list[tuple[Turn, float]] = [("backfill", 5), ("pull", 9), ("reconcile", 6), ("pull", 8), ("reconcile", 7)]
+    await asyncio.gather(*(wait(*one) for one in asked))
+    assert order == ["pull 8", "pull 9", "reconcile 6", "reconcile 7", "backfill 5"]
+
+
+async def test_bulk_of_a_later_turn_is_refused_at_its_deadline_while_an_earlier_one_waits(process: Process) -> None:
+    path = process.limit(QuotaWindow(limit=2, seconds=1, burst=1))
+    await process.heal()
+    await process.take(path, "bulk")
+    pulls = [asyncio.create_task(process.take(path, "bulk", 9.0, turn="pull")) for _ in range(4)]
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    with pytest.raises(Transient) as refused:
+        await process.take(path, "bulk", 0.6, turn="backfill")
+    assert refused.value.code == "quota_deadline"
+    assert time.monotonic() - started < 1
+    await asyncio.gather(*pulls)
 
 
 async def test_a_waiter_that_gives_up_takes_nothing_with_it(process: Process) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from chassis.redis import Redis, connect
 from contracts.events.health import CallClass, QuotaPolicy, QuotaWindow
 from sync_worker.limiter.policies import CallPath, PolicyBook
-from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle, Turn, version_key
+from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle, WindowTurn, version_key
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -64,7 +64,7 @@ class Quota:
     async def turn(self, earliest: float, latest: float, way_s: float = 0.0, *, seconds: float = 10) -> None:
         at = BASE_US / 1e6
         bucket = self.path().narrowest
-        told = Turn(self.provider, bucket, seconds, at + earliest, at + latest, way_s)
+        told = WindowTurn(self.provider, bucket, seconds, at + earliest, at + latest, way_s)
         await self.store("w1").exchange([], [told])
 
     async def throttle(self, bucket: str, block_s: float, age_s: float = 0.0) -> None:

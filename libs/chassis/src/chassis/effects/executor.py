@@ -51,6 +51,8 @@ REPAIR_INTERVAL_S: Final = 2.0
 REPAIR_BATCH: Final = 200
 # Effects that a person asked for have no orchestrator that would ask again.
 OPERATOR: Final = "operator"
+# The same, drawing on the quota that is kept for emergencies. No message of a topic has either origin.
+EMERGENCY: Final = "operator-emergency"
 INTERRUPTED_RETRY_S: Final = 2.0
 # Most calls end within a second; one that is cut off is asked about later.
 DRAIN_S: Final = 5.0
@@ -133,7 +135,7 @@ class Executor:
             try:
                 async with self._database.connection() as connection:
                     now = self._clock.now()
-                    await table.ask_again(connection, OPERATOR, now, REPAIR_BATCH)
+                    await table.ask_again(connection, (OPERATOR, EMERGENCY), now, REPAIR_BATCH)
                     for effect in await table.unanswered(connection, now, REPAIR_BATCH):
                         if effect.key not in self._running:
                             self._queue.put(effect)

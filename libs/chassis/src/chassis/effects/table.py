@@ -219,20 +219,20 @@ async def unanswered(connection: Connection, now: datetime, limit: int) -> list[
     return [_effect(row) for row in rows]
 
 
-async def ask_again(connection: Connection, origin: str, now: datetime, limit: int) -> list[Effect]:
+async def ask_again(connection: Connection, origins: Sequence[str], now: datetime, limit: int) -> list[Effect]:
     """Ask for another attempt of effects that nobody else asks for, after waits that double up to five minutes.
 
-    For effects of an origin without an orchestrator behind it. What needs a person, or is over its deadline, rests.
+    For effects of origins without an orchestrator behind them. What needs a person, or is over its deadline, rests.
     """
     rows = await connection.fetch(
-        f"""WITH due AS (SELECT key FROM effects WHERE origin = $1 AND state IN ('reserved', 'unknown')
+        f"""WITH due AS (SELECT key FROM effects WHERE origin = ANY($1) AND state IN ('reserved', 'unknown')
                              AND attempt = answered AND code NOT IN ('needs_settlement', 'expired')
                              AND updated_at < $2::timestamptz
                                  - least(make_interval(secs => 2 ^ least(attempt, 9)), '5 min')
                          ORDER BY updated_at LIMIT $3 FOR UPDATE SKIP LOCKED)
             UPDATE effects SET attempt = attempt + 1 FROM due WHERE effects.key = due.key
             RETURNING {", ".join(f"effects.{name}" for name in _COLUMNS)}""",  # noqa: S608 (names, never values)
-        origin,
+        list(origins),
         now,
         limit,
     )

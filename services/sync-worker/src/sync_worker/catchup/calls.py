@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
+from sync_worker.limiter.policies import Turn
 from sync_worker.models import Connection
 from sync_worker.outbound.path import Plan, Result
 
@@ -38,11 +39,12 @@ class Stopped(Exception):  # noqa: N818 (a reason, not a fault)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a call is: its name in metrics, its limits, and whether sending it twice would do something twice."""
+    """What a call is: its name in metrics, its limits, whether sending it twice would do something twice, its turn."""
 
     operation: str
     timeout_s: float
     quota: str = ""
+    turn: Turn = "pull"
     writes: bool = False
 
 
@@ -63,6 +65,7 @@ async def ask(
         build=build,
         timeout_s=asked.timeout_s,
         call_class="bulk",
+        turn=asked.turn,
         repeatable=not asked.writes,
         quota=asked.quota,
     )

@@ -30,6 +30,7 @@ from sync_worker.catchup.deliveries import Fetched, Target, fetched
 from sync_worker.catchup.due import Due
 from sync_worker.catchup.metrics import BEHIND, CALLS, EVENTS, RUNS
 from sync_worker.connections.states import CALLABLE
+from sync_worker.limiter.policies import Turn
 from sync_worker.models import Connection
 from sync_worker.repository import connections, cursors, endpoints
 from sync_worker.repository.cursors import Lease
@@ -292,8 +293,17 @@ class CatchUp:
         if spent != "spent":
             raise Stopped(spent, "the calls of this day are spent" if spent == "budget" else "", None)
         counter(CALLS).labels(run.provider.slug).inc()
-        asked = Asked(f"feed.{run.feed.name}", run.feed.timeout_s, run.feed.quota)
+        asked = Asked(f"feed.{run.feed.name}", run.feed.timeout_s, run.feed.quota, turn=self._turn(run))
         return await ask(self._path, run.provider, run.connection, asked, build)
+
+    def _turn(self, run: _Run) -> Turn:
+        """Return whose turn a call is: what has just happened goes before the gaps of an outage or a first connection.
+
+        A window that begins within the last two rounds is an ordinary pull.
+        """
+        since = run.lease.cursor.window_from
+        recent = timedelta(seconds=2 * max(self._timing.interval_s, LEAST_INTERVAL_S))
+        return "pull" if since is None or self._clock.now() - since <= recent else "reconcile"
 
     def _again_at(self, stopped: Stopped) -> datetime:
         now = self._clock.now()

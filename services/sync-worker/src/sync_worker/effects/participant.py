@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from chassis.db.connection import Connection
+from chassis.effects.executor import EMERGENCY
 from chassis.effects.participant import Mark, Prepared, Target
 from chassis.effects.states import (
     Action,
@@ -167,6 +168,7 @@ class ProviderEffects:
             deadline=effect.deadline if deadline and effect.state == "reserved" else None,
             attempt=effect.calls + 1,
             effect=effect.key,
+            emergency=effect.origin == EMERGENCY,
         )
 
     def _sent(self, job: _Job, result: Result) -> Outcome:

@@ -19,7 +19,7 @@ from chassis.db import tenancy
 from chassis.db.database import Database, UnitOfWork
 from chassis.effects import table
 from chassis.effects.desk import EffectDesk
-from chassis.effects.executor import OPERATOR
+from chassis.effects.executor import EMERGENCY, OPERATOR
 from chassis.effects.states import Effect, Verdict
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
@@ -38,11 +38,15 @@ from sync_worker.effects.commands import open_arguments
 from sync_worker.effects.targets import Targets, as_personal
 
 STEP: Final = "operator"
+_LEAST_REASON: Final = 3
 _SETTLEABLE: Final = ("sent", "unknown")
 
 
 class NewOperation(BaseModel):
-    """Body of `POST /v1/operations`: a canonical operation with all of its arguments, personal ones included."""
+    """Body of `POST /v1/operations`: a canonical operation with all of its arguments, personal ones included.
+
+    An `emergency` draws on the twentieth of the provider's quota that is kept for it, and needs a `reason`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,6 +58,16 @@ class NewOperation(BaseModel):
     lane: Lane = Lane.STANDARD
     deadline: AwareDatetime | None = None
     arguments: dict[str, JsonValue] = Field(default_factory=dict, repr=False)
+    emergency: bool = False
+    reason: str = Field(default="", max_length=500)
+
+    @model_validator(mode="after")
+    def _an_emergency_has_a_reason(self) -> NewOperation:
+        if self.emergency and len(self.reason.strip()) < _LEAST_REASON:
+            raise ValueError("reason is needed for an emergency, in three characters or more")
+        if self.emergency and self.lane is Lane.BULK:
+            raise ValueError("lane: an emergency is never bulk")
+        return self
 
 
 class Settlement(BaseModel):
@@ -63,7 +77,7 @@ class Settlement(BaseModel):
 
     outcome: Literal["applied", "refused", "retry"]
     provider_ref: str = Field(default="", max_length=255)
-    reason: str = Field(min_length=3, max_length=500)
+    reason: str = Field(min_length=_LEAST_REASON, max_length=500)
 
     @model_validator(mode="after")
     def _applied_has_a_reference(self) -> Settlement:
@@ -143,8 +157,12 @@ class EffectApi:
         actor = request.state.principal.subject
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
-            await self._desk.take(uow, [(command, "")], origin=OPERATOR)
+            await self._desk.take(uow, [(command, "")], origin=EMERGENCY if new.emergency else OPERATOR)
             detail = {"operation": new.operation, "provider": new.provider or "", "mode": new.mode}
+            if new.emergency:
+                detail["emergency"] = "yes"
+            if new.reason:
+                detail["reason"] = new.reason
             self._audit.record(uow, actor, "operation.requested", tenant=new.tenant, target=f"effects/{key}", **detail)
             return 202, {"key": key, "saga_id": str(saga_id), "operation": new.operation}
 

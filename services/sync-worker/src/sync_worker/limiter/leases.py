@@ -18,10 +18,10 @@ from contracts.events.health import CallClass
 from sync_worker.limiter.fleet import ProviderState
 from sync_worker.limiter.metrics import DECISIONS, WAIT_SECONDS
 from sync_worker.limiter.phases import TurnSeen
-from sync_worker.limiter.policies import CallPath
+from sync_worker.limiter.policies import TURNS, CallPath, Turn
 from sync_worker.limiter.pools import FREE, Grant, Pool, PoolKey, Waiter, borrow, refusal
 from sync_worker.limiter.safe import SafeShare
-from sync_worker.limiter.store import LEASE_S, Ask, Notice, QuotaStore, Reply, Throttle, Turn
+from sync_worker.limiter.store import LEASE_S, Ask, Notice, QuotaStore, Reply, Throttle, WindowTurn
 from sync_worker.limiter.timers import Timers
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
@@ -87,19 +87,26 @@ class Limiter:
         return self._slot(path, cost, 0.0) if path.concurrent else FREE
 
     async def take(
-        self, path: CallPath, call_class: CallClass, cost: float, deadline: float, *, emergency: bool = False
+        self,
+        path: CallPath,
+        call_class: CallClass,
+        cost: float,
+        deadline: float,
+        *,
+        emergency: bool = False,
+        turn: Turn = "pull",
     ) -> Grant:
-        """Return leave to send one call that costs `cost` units, waiting in order of class and deadline.
+        """Return leave to send one call that costs `cost` units, waiting in order of class, turn and deadline.
 
-        `deadline` is monotonic seconds. Raises `Transient` with code `quota_deadline` as soon as it is clear that it
-        cannot be met, and `Invalid` with code `quota_cost` for a call that no window could ever grant. An `emergency`
-        call draws on 5 % of its own, and is logged.
+        `deadline` is monotonic seconds; a `turn` orders bulk only. Raises `Transient` with code `quota_deadline` as
+        soon as it is clear that it cannot be met, and `Invalid` with code `quota_cost` for a call that no window could
+        ever grant. An `emergency` call draws on 5 % of its own, and is logged.
         """
         if not emergency:
             grant = self.take_now(path, call_class, cost)
             if grant is not None:
                 return grant
-        return await self._wait(self._pool(path, "emergency" if emergency else call_class), cost, deadline)
+        return await self._wait(self._pool(path, "emergency" if emergency else call_class), cost, deadline, TURNS[turn])
 
     def throttled(self, path: CallPath, bucket: str, block_s: float, sent_at: float | None) -> None:
         """Block a bucket for every worker; `sent_at` (monotonic) of a call that got a 429 lowers the estimate too."""
@@ -120,7 +127,7 @@ class Limiter:
         offset = self._state(path.provider).clock_offset
         if offset:
             earliest, latest = seen.earliest + offset, seen.latest + offset
-            self._notices.append(Turn(path.provider, bucket, seconds, earliest, latest, seen.way_s))
+            self._notices.append(WindowTurn(path.provider, bucket, seconds, earliest, latest, seen.way_s))
 
     def waiting(self) -> dict[tuple[str, CallClass], int]:
         """Return how many calls wait, by provider and class."""
@@ -150,7 +157,7 @@ class Limiter:
             if calls:
                 bound_counter(DECISIONS, pool.call_class, "leased").inc(calls)
 
-    async def _wait(self, pool: Pool, cost: float, deadline: float) -> Grant:
+    async def _wait(self, pool: Pool, cost: float, deadline: float, turn: int) -> Grant:
         now = self._monotonic()
         if cost > pool.path.greatest_cost:
             raise Invalid("quota_cost", f"{cost:g} units are more than the provider ever grants at once", field="cost")
@@ -159,7 +166,7 @@ class Limiter:
             raise refusal(max(0.0, pool.shut_until - now))
         if borrow(self._pools, pool, cost, now):
             return self._slot(pool.path, cost, 0.0)
-        waiter = Waiter(cost, deadline, now, asyncio.get_running_loop().create_future())
+        waiter = Waiter(cost, deadline, now, asyncio.get_running_loop().create_future(), turn)
         pool.push(waiter)
         self._timers.add(deadline, pool)
         self._flag(pool)

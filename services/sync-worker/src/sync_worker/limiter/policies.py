@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from chassis.telemetry.logs import logger
 from contracts.codec import decode
@@ -27,6 +27,9 @@ HELD_BACK: Final = 0.3
 # so that no second ever holds more than the limit.
 ASSUMED_BURST: Final = 0.1
 RANKS: Final[dict[CallClass, int]] = {"critical": 0, "interactive": 1, "probe": 2, "bulk": 3}
+Turn = Literal["pull", "reconcile", "backfill"]
+"""What goes before what inside of the class `bulk` (sync-worker.md §4.1): pulls, reconciliation, everything else."""
+TURNS: Final[dict[Turn, int]] = {"pull": 0, "reconcile": 1, "backfill": 2}
 _SCOPES: Final = {"account": "account", "app": "app", "ip": "address"}
 
 

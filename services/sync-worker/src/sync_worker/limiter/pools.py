@@ -48,12 +48,13 @@ FREE = Grant()
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A call that waits; `deadline` and `since` are monotonic seconds."""
+    """A call that waits; `deadline` and `since` are monotonic seconds, `turn` its place inside of its class."""
 
     cost: float
     deadline: float
     since: float
     future: asyncio.Future[str]
+    turn: int = 0
 
     def refuse(self, retry_after_s: float | None = None) -> None:
         """Answer that the deadline cannot be met."""
@@ -85,7 +86,7 @@ class Pool:
     flagged: bool = False
     calls: int = 0
     spent: float = 0.0
-    waiters: list[tuple[float, int, Waiter]] = field(default_factory=list)
+    waiters: list[tuple[tuple[int, float], int, Waiter]] = field(default_factory=list)
     _demand: float = 0.0
     _asked_at: float = 0.0
     _spent_then: float = 0.0
@@ -98,9 +99,9 @@ class Pool:
         return -1 if self.emergency else RANKS[self.call_class]
 
     def push(self, waiter: Waiter) -> None:
-        """Queue a call by its deadline."""
+        """Queue a call by its turn, then by its deadline."""
         self._sequence += 1
-        heapq.heappush(self.waiters, (waiter.deadline, self._sequence, waiter))
+        heapq.heappush(self.waiters, ((waiter.turn, waiter.deadline), self._sequence, waiter))
 
     def head(self) -> Waiter | None:
         """Return the next call to serve, dropping those that gave up."""
@@ -136,6 +137,9 @@ class Pool:
         while (waiter := self.head()) is not None and waiter.deadline <= before:
             self.pop()
             yield waiter
+        if waiter is not None and self.call_class == "bulk":
+            # Behind a head that can wait there may be calls of a later turn that cannot; `head` drops them, answered.
+            yield from [late for _, _, late in self.waiters if late.deadline <= before and not late.future.done()]
 
     def lease_size(self, now: float) -> float:
         """Learn how fast this pool is used, and return the units of the next 100 ms of it, or of 200 where few."""

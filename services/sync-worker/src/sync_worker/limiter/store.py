@@ -79,7 +79,7 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class WindowTurn:
     """Where a fixed window of a bucket turns: between two instants of the store's clock, in seconds.
 
     `way_s` is how long a call may be under way, from its grant until the provider counts it.
@@ -93,7 +93,7 @@ class Turn:
     way_s: float
 
 
-Notice = Throttle | Turn
+Notice = Throttle | WindowTurn
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from providers.sdk import Account, HttpRequest, HttpResponse
 from sync_worker.connections.tokens import Tokens
 from sync_worker.limiter.feedback import Feedback
 from sync_worker.limiter.leases import Limiter
-from sync_worker.limiter.policies import CallPath, PolicyBook
+from sync_worker.limiter.policies import CallPath, PolicyBook, Turn
 from sync_worker.limiter.pools import Grant
 from sync_worker.limiter.usage import RetryBudgets
 from sync_worker.metrics import REQUEST_SECONDS, REQUESTS
@@ -50,7 +50,7 @@ _BREAKS: Final[frozenset[Outcome]] = frozenset({"server_error", "timeout", "conn
 # Not frozen, though nobody changes one: the frozen constructor is three times as slow, and runs per call.
 @dataclass(slots=True)
 class Plan:
-    """One call: what to ask of whom, on whose behalf, and how urgent it is.
+    """One call: what to ask of whom, on whose behalf, and how urgent it is; `turn` orders calls of the class bulk.
 
     `build` makes the bare request for an account. `repeatable` calls may be sent twice without harm. `deadline` is when
     the caller no longer wants an answer; `attempt` counts from 1 over all attempts of one effect. A `probe` tests a
@@ -66,6 +66,7 @@ class Plan:
     build: Callable[[Account], HttpRequest]
     timeout_s: float
     call_class: CallClass = "interactive"
+    turn: Turn = "backfill"
     repeatable: bool = False
     cost: float = 1.0
     quota: str = ""
@@ -207,7 +208,9 @@ class Path:
         until = self._clock.monotonic() + self._time_left(plan)
         call_class: CallClass = "probe" if plan.probe else plan.call_class
         try:
-            grant = await self._quotas.limiter.take(path, call_class, plan.cost, until, emergency=plan.emergency)
+            turn: Turn = plan.turn if call_class == "bulk" else "pull"
+            take = self._quotas.limiter.take
+            grant = await take(path, call_class, plan.cost, until, emergency=plan.emergency, turn=turn)
         except Transient as error:
             raise NotTried("parked", error.code, error.detail, error.retry_after_s) from None
         except Invalid as error:
