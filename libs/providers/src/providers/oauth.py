@@ -19,6 +19,7 @@ from providers.authorise import secret_of, signed_jwt, text
 from providers.manifest.auth import OAuth2Auth
 from providers.reading import at
 from providers.sdk import Account
+from providers.templates import names_whole_host
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 # Answers that trying again cannot change (RFC 6749 §5.2); only a person can.
@@ -40,12 +41,16 @@ class TokenRefused(Exception):  # noqa: N818 (a verdict of the provider)
 
 @dataclass(frozen=True, slots=True)
 class TokenCall:
-    """A POST to a token endpoint: `fields` as a form, or as JSON. `repr` hides them."""
+    """A POST to a token endpoint: `fields` as a form, or as JSON. `repr` hides them.
+
+    `host_is_chosen` by a tenant's option: then it may stand anywhere, and must be looked at before it is called.
+    """
 
     url: str
     fields: Mapping[str, str] = field(repr=False)
     as_json: bool = False
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    host_is_chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,8 @@ def _call(method: OAuth2Auth, account: Account, url: str, fields: Mapping[str, s
         else:
             known |= {"client_id": client_id} | ({"client_secret": client_secret} if client_secret else {})
     known |= {name: text(template, account) for name, template in method.token_params.items()}
-    return TokenCall(address(method, url, account), known, method.encoding == "json", basic)
+    as_json, chosen = method.encoding == "json", names_whole_host(url)
+    return TokenCall(address(method, url, account), known, as_json, basic, chosen)
 
 
 def _lifetime(document: dict[str, Any], method: OAuth2Auth, now: datetime) -> float | None:

@@ -16,7 +16,7 @@ from providers.declared import Declared
 from providers.folder import Folder
 from providers.manifest import KEY_LIFETIME_OPTION, Api
 from providers.sdk import Account, HttpRequest, Operations
-from providers.templates import Scope, render
+from providers.templates import Scope, names_whole_host, render
 
 
 class Outbound(Folder):
@@ -92,7 +92,7 @@ class Outbound(Folder):
     def host_is_chosen(self, account: Account, request: HttpRequest) -> bool:
         """Tell whether a tenant's option names the whole host, which then may stand anywhere."""
         base = request.base_url or (self.api.sandbox_base_url if account.mode == "sandbox" else self.api.base_url)
-        return base.startswith("https://{") and base.endswith("}")
+        return names_whole_host(base)
 
     def authorise(self, request: HttpRequest, account: Account, now: datetime) -> HttpRequest:
         """Return the request with the account's credentials and the API version header.

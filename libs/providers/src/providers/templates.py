@@ -30,6 +30,7 @@ from providers.reading import fitting_key
 ABSENT: Final = object()
 _EXPRESSION: Final = re.compile(r"\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(\?)?((?:\|[a-z0-9_]+(?::[^|{}]*)?)*)\}")
 # ISO 4217 currencies whose minor unit is not a hundredth.
+_WHOLE_HOST: Final = re.compile(r"https?://\{[^{}]+\}(?::[0-9]+)?(?:[/?#]|$)")
 _EXPONENTS: Final = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"), 0),
     **dict.fromkeys(("XAF", "XOF", "XPF"), 0),
@@ -82,6 +83,11 @@ def names_in(template: Any) -> set[str]:
     if isinstance(template, list | tuple):
         return set().union(*(names_in(value) for value in template)) if template else set()
     return set()
+
+
+def names_whole_host(address: str) -> bool:
+    """Tell whether a template of an address leaves its whole host to a name, so that it may stand anywhere."""
+    return _WHOLE_HOST.match(address) is not None
 
 
 def render(template: Any, scope: Scope, *, path: bool = False) -> Any:

@@ -52,7 +52,7 @@ class Parts:
     ) -> Parts:
         """Put the parts together; each call makes a lease owner of its own."""
         vault = endpoints.vault
-        endpoint = TokenEndpoint(base_url_override=surroundings.base_url_override)
+        endpoint = TokenEndpoint(clock, base_url_override=surroundings.base_url_override)
         owner: UUID = uuid7()
         chosen = surroundings.timing
         refresher = Refresher(database, vault, endpoint, clock, owner=str(owner), timing=chosen)

@@ -207,7 +207,7 @@ class ConnectionApi:
         if ending is not None:
             try:
                 await self._parts.endpoint.post(found.provider, ending, deadline_s=REVOKE_DEADLINE_S)
-            except Transient:
+            except (Invalid, Transient):
                 return Response(status_code=204, headers={"patchbay-provider-revoked": "unknown"})
         return Response(status_code=204)
 

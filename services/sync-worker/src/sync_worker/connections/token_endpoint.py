@@ -1,6 +1,6 @@
 """POSTs to token endpoints, with a deadline, a cap on the answer and no redirects.
 
-Must never log a field of a request or an answer.
+Must never log a field of a request or an answer, nor send one to an address that a tenant chose unless it is public.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from chassis.clock import Clock
 from contracts.errors import Transient
 from providers.oauth import TokenCall
+from sync_worker.outbound.hosts import HostPins
 
 DEADLINE_S: Final = 15.0
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -26,7 +28,8 @@ _HEADERS: Final = {"Accept": "application/json"}
 class TokenEndpoint:
     """The client of all token endpoints; `base_url_override` sends it to `<override>/<provider>/<path>` instead."""
 
-    def __init__(self, *, base_url_override: str = "") -> None:
+    def __init__(self, clock: Clock, *, base_url_override: str = "") -> None:
+        self._pins = HostPins(clock)
         self._override = base_url_override.rstrip("/")
         self._client: httpx.AsyncClient | None = None
 
@@ -40,16 +43,20 @@ class TokenEndpoint:
     async def post(self, slug: str, call: TokenCall, *, deadline_s: float = DEADLINE_S) -> tuple[int, Any]:
         """Return status and JSON of the answer (None if it is none); raises `Transient` (`token_endpoint_unreachable`).
 
-        It may then have been applied all the same.
+        It may then have been applied all the same. For a host that a tenant chose raises `Invalid` (`host_not_public`)
+        and `Transient` (`host_unresolved`) before anything is sent.
         """
+        url, extensions, headers = self.address(slug, call.url), dict[str, str](), dict(_HEADERS)
+        if call.host_is_chosen and not self._override:
+            url, extensions = await self._pins.pinned(url)
+            # A connection to an address must not be used again for another host that stands there too.
+            headers |= {"Host": extensions.pop("host"), "Connection": "close"}
         auth = httpx.BasicAuth(*call.basic_auth) if call.basic_auth else None
         body: dict[str, Any] = {"json" if call.as_json else "data": dict(call.fields)}
         try:
             async with (
                 asyncio.timeout(deadline_s),
-                self._opened().stream(
-                    "POST", self.address(slug, call.url), auth=auth, headers=_HEADERS, **body
-                ) as answer,
+                self._opened().stream("POST", url, auth=auth, headers=headers, extensions=extensions, **body) as answer,
             ):
                 return answer.status_code, _json(await _read(answer))
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:

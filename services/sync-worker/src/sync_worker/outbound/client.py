@@ -95,19 +95,14 @@ class ProviderClient:
                 raise httpx.ConnectTimeout("there was no time left to connect") from None
             raise
 
-    async def _place(self, provider: Provider, account: Account, request: HttpRequest) -> tuple[str, dict[str, Any]]:
+    async def _place(self, provider: Provider, account: Account, request: HttpRequest) -> tuple[str, dict[str, str]]:
         """Return where a request goes: the override, the vendor's own host, or the pinned address of a user's host."""
         if self._override:
             return f"{self._override}/{provider.slug}", {}
         base = provider.base_url(account, request)
         if not provider.host_is_chosen(account, request):
             return base, {}
-        parts = urlsplit(base)
-        host = parts.hostname or ""
-        address = await self._pins.address(host)
-        shown = f"[{address}]" if ":" in address else address
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{shown}{port}", {"sni_hostname": host, "host": host}
+        return await self._pins.pinned(base)
 
 
 @lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 from chassis.clock import Clock
 from contracts.errors import Invalid, Transient
@@ -45,6 +46,19 @@ class HostPins:
             raise Invalid("host_not_public", "the host does not stand at public addresses only", field="options")
         self._pins[host] = (addresses[0], self._clock.monotonic() + PIN_S)
         return addresses[0]
+
+    async def pinned(self, url: str) -> tuple[str, dict[str, str]]:
+        """Return a URL with a public address of its host in place of the name, and what TLS and HTTP call the host.
+
+        The second has `sni_hostname`, which TLS also checks the certificate by, and `host` for the header. Raises what
+        `address` raises.
+        """
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        address = await self.address(host)
+        shown = f"[{address}]" if ":" in address else address
+        port = f":{parts.port}" if parts.port else ""
+        return urlunsplit(parts._replace(netloc=f"{shown}{port}")), {"sni_hostname": host, "host": f"{host}{port}"}
 
 
 def is_public(address: str) -> bool:
