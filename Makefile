@@ -22,7 +22,7 @@ venv:
 ##@ Local stack (no Docker)
 
 setup: venv  ## Virtual environment, system packages and Kafka's jars; a no-op when all is there
-	@$(PY) -m tools.dev setup --with-lint
+	@$(PY) -m tools.dev setup --with-checks
 
 up: venv  ## Start Kafka, PostgreSQL, Redis, the services and the sandbox; wait until all are ready
 	@$(PY) -m tools.dev up

@@ -1,6 +1,7 @@
 """Commands at a provider that drops answers, hangs, throttles and goes away, while all else is killed: one effect each.
 
-The oracle is the sandbox's own ledger of what was applied, compared with what was commanded, both ways.
+Two workers share them. The clock of one is an hour off and jumps to the other side while it runs. The oracle is the
+sandbox's own ledger of what was applied, compared with what was commanded, both ways.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from chassis.db.connection import is_unavailable
 from chassis.kafka.producer import Publisher
 from chassis.kafka.rows import Row, row
 from chassis.testing.harness import rows
+from chassis.testing.processes import Process
 from contracts.codec import encode
 from contracts.envelope import Envelope
 from contracts.errors import Transient
@@ -28,6 +31,7 @@ from contracts.ids import effect_key
 from contracts.topics import ORCHESTRATOR_COMMANDS, Lane
 from providers import registry
 from tests.conftest import Platform
+from tools.dev.packages import faketime_library
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -35,7 +39,7 @@ COMMANDS = int(os.environ.get("PATCHBAY_CHAOS_COMMANDS", "600"))
 ACCOUNTS = 12
 STRIKE_EVERY_S = 5.0
 # Commands come for as long as one round of strikes takes; a long run is struck until its end.
-CHUNK, CHUNK_EVERY_S = (20, 2.0) if COMMANDS <= 5_000 else (1000, 2.0)
+CHUNK, CHUNK_EVERY_S = (max(COMMANDS // 40, 1), 2.0) if COMMANDS <= 5_000 else (1000, 2.0)
 OUTAGE_S = 30.0 if COMMANDS > 50_000 else 8.0
 # A hang ends later than any attempt may take.
 FAULTS = (
@@ -97,15 +101,64 @@ def spoil(platform: Platform, faults: Sequence[dict[str, Any]]) -> None:
         assert platform.api.post(url, json=fault).status_code == 201
 
 
-async def strike(platform: Platform, done: list[str]) -> None:
-    """Break one thing after the other: the worker, the provider, each of the stores. In a long run again and again."""
+@dataclass
+class OtherWorker:
+    """A second worker whose clock is an hour off; only the wall clock, as on a machine whose clock is set wrong."""
+
+    platform: Platform
+    folder: Path
+    offset_s: int = 3600
+    process: Process | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        library = faketime_library()
+        assert library is not None, "Debian's package faketime is missing: make setup"
+        self._set()
+        self.process = self.platform.stack.join(
+            "sync-worker",
+            "1",
+            {
+                "LD_PRELOAD": str(library),
+                "FAKETIME_TIMESTAMP_FILE": str(self.folder / "clock"),
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_CACHE_DURATION": "1",
+            },
+        )
+
+    def jump(self) -> None:
+        """Set the clock to the other side of the truth, while the worker runs."""
+        self.offset_s = -self.offset_s
+        self._set()
+
+    def crash(self) -> None:
+        """Kill it in the middle of what it does, and start it again."""
+        if self.process is not None:
+            self.process.kill()
+        self.start()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop(30)
+
+    def _set(self) -> None:
+        written = self.folder / "clock.new"
+        written.write_text(f"{self.offset_s:+d}\n")
+        written.replace(self.folder / "clock")
+
+
+async def strike(platform: Platform, other: OtherWorker, done: list[str], round_over: asyncio.Event) -> None:
+    """Break one thing after the other: workers, clock, provider, each of the stores. In a long run again and again."""
     stack = platform.stack
     while not done or COMMANDS > 5_000:
-        for what in ("worker", "outage", "redis", "worker", "postgres", "broker"):
+        for what in ("worker", "outage", "clock", "redis", "other worker", "worker", "postgres", "clock", "broker"):
             await asyncio.sleep(STRIKE_EVERY_S)  # lint-skip: PB011 the rhythm of the strikes is what is tested
             if what == "worker":
                 await asyncio.to_thread(stack.kill, "sync-worker")
                 await asyncio.to_thread(stack.start, "sync-worker")
+            elif what == "clock":
+                other.jump()
+            elif what == "other worker":
+                await asyncio.to_thread(other.crash)
             elif what == "outage":
                 await asyncio.to_thread(spoil, platform, [{"mode": "outage"}])
                 await asyncio.sleep(OUTAGE_S)  # lint-skip: PB011 the length of the outage is what is tested
@@ -115,6 +168,7 @@ async def strike(platform: Platform, done: list[str]) -> None:
                 await asyncio.to_thread(server.kill)
                 await asyncio.to_thread(server.start)
             done.append(what)
+        round_over.set()
 
 
 async def stored(dsn: str, sql: str, *args: object) -> list[Any]:
@@ -160,7 +214,18 @@ async def retry(publisher: Publisher, dsn: str, commands: dict[str, Sent]) -> Co
         await asyncio.sleep(1)  # lint-skip: PB011 an orchestrator waits as long as it is told to
 
 
-async def test_every_command_has_one_effect(platform: Platform) -> None:
+async def carried_out(dsn: str, keys: Sequence[str]) -> Counter[str]:
+    """Return how many effects were last marked by a clock that is far from the database's."""
+    found = await rows(
+        dsn,
+        """SELECT CASE WHEN abs(extract(epoch FROM updated_at - clock_timestamp())) > 1800 THEN 'skewed' ELSE 'true' END
+               AS clock, count(*) AS number FROM effects WHERE key = ANY($1::text[]) GROUP BY 1""",
+        keys,
+    )
+    return Counter({one["clock"]: one["number"] for one in found})
+
+
+async def test_every_command_has_one_effect(platform: Platform, tmp_path: Path) -> None:
     tenant = f"effects-{uuid.uuid4().hex[:8]}"
     accounts = [await asyncio.to_thread(connect, platform, tenant, number) for number in range(ACCOUNTS)]
     commands = [
@@ -170,9 +235,16 @@ async def test_every_command_has_one_effect(platform: Platform) -> None:
     publisher = Publisher(platform.env["KAFKA_BOOTSTRAP"])
     await publisher.start()
     done: list[str] = []
-    striking = asyncio.create_task(strike(platform, done))
+    other = OtherWorker(platform, tmp_path)
+    await asyncio.to_thread(other.start)
+    round_over = asyncio.Event()
+    striking = asyncio.create_task(strike(platform, other, done, round_over))
     try:
         for start in range(0, COMMANDS, CHUNK):
+            if start + CHUNK >= COMMANDS:
+                # The last ones come after everything broke once, however slow the machine is.
+                async with asyncio.timeout(PATIENCE_S):
+                    await round_over.wait()
             await send(publisher, [one.row(1) for one in commands[start : start + CHUNK]])
             await asyncio.sleep(CHUNK_EVERY_S)  # lint-skip: PB011 the pace of the commands
         by_key = {one.key: one for one in commands}
@@ -183,8 +255,13 @@ async def test_every_command_has_one_effect(platform: Platform) -> None:
         await publisher.stop()
         await asyncio.to_thread(spoil, platform, [])
         await asyncio.to_thread(platform.stack.start, "sync-worker")
-    assert {"worker", "outage", "redis", "postgres", "broker"} <= set(done), "it was over before everything broke once"
+        await asyncio.to_thread(other.stop)
+    assert {"worker", "outage", "clock", "other worker", "redis", "postgres", "broker"} <= set(done), (
+        "it was over before everything broke once"
+    )
     assert states == {"applied": COMMANDS}, states
+    dsn = platform.stack.database_url("sync-worker")
+    assert await carried_out(dsn, list(by_key)) == {"true": COMMANDS}, "no worker wrote its own clock's time"
     url = f"{platform.env['SANDBOX_URL']}/_control/effects"
     answer = await asyncio.to_thread(platform.api.get, url, params={"provider": PROVIDER, "operation": OPERATION})
     applied = Counter(one["subject"] for one in answer.json()["items"] if one["subject"].startswith(tenant))

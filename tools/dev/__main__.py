@@ -48,7 +48,7 @@ def _print_table(stack: Stack) -> bool:
 def setup(arguments: argparse.Namespace) -> int:
     """Install system packages and fetch Kafka's jars; a no-op when both are there."""
     progress = Progress()
-    packages.ensure(progress.tell, with_lint=arguments.with_lint)
+    packages.ensure(progress.tell, with_checks=arguments.with_checks)
     if not jars_present():
         with progress.step("fetching Kafka's jars through Maven (first run only, 44 MB)"):
             fetch_jars()
@@ -141,7 +141,11 @@ def main() -> int:
     for name, function in COMMANDS.items():
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
         if name == "setup":
-            command.add_argument("--with-lint", action="store_true", help="also what make lint needs (promtool)")
+            command.add_argument(
+                "--with-checks",
+                action="store_true",
+                help="also what make lint and the tests need (promtool, libfaketime)",
+            )
         if name == "restart":
             command.add_argument("name", help="a service, as make status names it")
         if name == "logs":

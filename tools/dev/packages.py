@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from chassis.testing.postgres import binary
@@ -39,12 +40,20 @@ _RUN_PACKAGES: Final[dict[str, Callable[[], bool]]] = {
     "postgresql": _has_postgres,
     "redis-server": lambda: shutil.which("redis-server") is not None,
 }
-_LINT_PACKAGES: Final[dict[str, Callable[[], bool]]] = {"prometheus": lambda: shutil.which("promtool") is not None}
+_CHECK_PACKAGES: Final[dict[str, Callable[[], bool]]] = {
+    "prometheus": lambda: shutil.which("promtool") is not None,
+    "faketime": lambda: faketime_library() is not None,
+}
 
 
-def missing(*, with_lint: bool = False) -> list[str]:
-    """Return the Debian packages that are needed and not there; `with_lint` adds what only `make lint` uses."""
-    wanted = _RUN_PACKAGES | (_LINT_PACKAGES if with_lint else {})
+def faketime_library() -> Path | None:
+    """Return the library that gives a process another clock when it is preloaded, if it is there."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+
+
+def missing(*, with_checks: bool = False) -> list[str]:
+    """Return the Debian packages that are needed and not there; `with_checks` adds those of lint and tests."""
+    wanted = _RUN_PACKAGES | (_CHECK_PACKAGES if with_checks else {})
     return [package for package, present in wanted.items() if not present()]
 
 
@@ -62,9 +71,9 @@ def _privilege() -> list[str] | None:
     return None
 
 
-def ensure(tell: Callable[[str], None], *, with_lint: bool = False) -> None:
+def ensure(tell: Callable[[str], None], *, with_checks: bool = False) -> None:
     """Install what is missing, or raise ProcessError with the line to run. Blocks for as long as apt-get does."""
-    packages = missing(with_lint=with_lint)
+    packages = missing(with_checks=with_checks)
     if not packages:
         return
     line = f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}"
@@ -80,5 +89,5 @@ def ensure(tell: Callable[[str], None], *, with_lint: bool = False) -> None:
         text=True,
         check=False,
     )
-    if done.returncode != 0 or missing(with_lint=with_lint):
+    if done.returncode != 0 or missing(with_checks=with_checks):
         raise ProcessError(f"apt-get could not install them:\n{done.stdout[-2000:]}\nrun by hand:\n    {line}")

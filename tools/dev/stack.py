@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from chassis.testing.kafka import PrivateKafka, fetch_jars, jars_present
+from chassis.testing.ports import free_port
 from chassis.testing.postgres import PrivatePostgres
 from chassis.testing.processes import PrivateServer, Process, ProcessError, log_tail, spawn, wait_until
 from chassis.testing.redis import PrivateRedis
@@ -165,6 +166,22 @@ class Stack:
             self._state.record(name, old)
             raise
         old.stop(STOP_GRACE_S)
+
+    def join(self, name: str, instance: str, extra_env: Mapping[str, str]) -> Process:
+        """Start a further replica of a service, on a port of its own, and return it once it is ready.
+
+        `down` stops it, if the caller did not.
+        """
+        spec, port = BY_NAME[name], free_port()
+        own = {"PATCHBAY_HTTP_PORT": str(port), "PATCHBAY_INSTANCE": instance}
+        env = self._inherited() | environment(spec, self._facts())
+        env |= {**self._extra_env.get(name, {}), **own, **extra_env}
+        replica = f"{name}-{instance}"
+        process = spawn([sys.executable, "-m", spec.module], log=self.log(replica), env=env, cwd=ROOT)
+        self._state.record(replica, process)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: readiness(url).ready, deadline_s=READY_DEADLINE_S, what=replica, process=process)
+        return process
 
     def launch(self, name: str) -> None:
         """Start one service that is not running, without waiting for it."""

@@ -6,7 +6,7 @@ import random
 import socket
 
 from chassis.claims import open_claims
-from chassis.clock import SystemClock
+from chassis.clock import Clock
 from chassis.db.database import Database
 from chassis.effects.desk import EffectDesk
 from chassis.effects.executor import Executor
@@ -59,12 +59,13 @@ NAME = "sync-worker"
 
 def create(settings: Settings) -> Service:
     """Return the sync worker."""
-    clock = SystemClock()
     keyring = Keyring.load(settings.keyring)
     database = Database(settings.database_url.get_secret_value(), service=NAME, pool_size=settings.database_pool_size)
-    service = Service(NAME, settings, database=database)
+    # Leases and deadlines that workers write for each other: by one clock, whatever a machine's own says.
+    clock = database.clock
+    service = Service(NAME, settings, database=database, clock=clock)
     limits = Limits(max_body_bytes=settings.endpoint_max_body_bytes, max_per_s=settings.endpoint_max_per_s)
-    vault = _vault(service, settings, keyring)
+    vault = _vault(service, settings, keyring, clock)
     endpoints = Endpoints(keyring, clock, settings.public_gateway_url, limits, vault)
     parts = Parts.build(database, keyring, endpoints, clock, _surroundings(settings))
     outbound = _outbound(service, settings, database, parts)
@@ -88,26 +89,30 @@ def create(settings: Settings) -> Service:
     # Drained last to first: calls end, then their pools, then what they reported leaves.
     for drain in (parts.close, outbound.reporter.flush, outbound.client.close, executor.drain):
         service.add_drain(drain)
-    service.add_loop(BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database))
+    service.add_loop(
+        BatchLoop("sync-worker-deliveries", list(GATEWAY_EVENTS.values()), handlers.deliveries, database, clock=clock)
+    )
     # Commands have a group of their own, so that a backlog of deliveries never delays one.
     service.add_loop(
-        BatchLoop("sync-worker-commands", list(ORCHESTRATOR_COMMANDS.values()), handlers.commands, database)
+        BatchLoop(
+            "sync-worker-commands", list(ORCHESTRATOR_COMMANDS.values()), handlers.commands, database, clock=clock
+        )
     )
     return service
 
 
-def _vault(service: Service, settings: Settings, keyring: Keyring) -> Vault:
+def _vault(service: Service, settings: Settings, keyring: Keyring, clock: Clock) -> Vault:
     """Return the vault of credentials, sealed by the KMS if there is one."""
     if not settings.kms_url:
         return Vault(keyring)
     keys = TransitKeys(settings.kms_url, settings.kms_key, settings.kms_token_file, ca_file=settings.kms_ca_file)
     service.add_drain(keys.close)
-    return Vault(keyring, KmsSealer(keyring, keys, SystemClock()))
+    return Vault(keyring, KmsSealer(keyring, keys, clock))
 
 
 def _outbound(service: Service, settings: Settings, database: Database, parts: Parts) -> OutboundParts:
     """Put the way to providers together, with what feeds it and what it reports."""
-    clock = SystemClock()
+    clock = database.clock
     redis = connect(settings.redis_url.get_secret_value())
     outbound = OutboundParts.build(
         service.publisher,
@@ -135,7 +140,7 @@ def _catch_up(
     service: Service, settings: Settings, database: Database, keyring: Keyring, outbound: OutboundParts
 ) -> None:
     """Add what fetches missed events and keeps subscriptions alive."""
-    clock, owner = SystemClock(), f"{socket.gethostname()}:{settings.http_port}:{settings.instance or 0}"
+    clock, owner = database.clock, f"{socket.gethostname()}:{settings.http_port}:{settings.instance or 0}"
     engine = CatchUp(
         *(database, outbound.path, open_claims(settings), clock),
         owner=owner,
@@ -148,7 +153,7 @@ def _catch_up(
     service.add_background("subscriptions", keeper.run)
     service.add_routes(catch_up_routes(CatchUpApi(database, clock, engine.wake, keeper), service.tokens))
     silences = Silences(clock, engine.wake)
-    service.add_loop(BatchLoop("sync-worker-silences", [GATEWAY_SILENCES], silences.handle, database))
+    service.add_loop(BatchLoop("sync-worker-silences", [GATEWAY_SILENCES], silences.handle, database, clock=clock))
 
 
 def _surroundings(settings: Settings) -> Surroundings:
@@ -160,7 +165,7 @@ def _configuration(
     service: Service, settings: Settings, database: Database, keyring: Keyring, endpoints: Endpoints
 ) -> None:
     """Add what serves people: the API, and the two tasks that look after endpoints and their keys."""
-    clock = SystemClock()
+    clock = database.clock
     service.add_background("endpoint republisher", Republisher(database, endpoints, clock).run)
     service.add_background("key watch", KeyWatch(database, clock, warning_h=settings.key_warning_h).run)
     service.add_routes(routes(Api(database), service.tokens))

@@ -12,6 +12,7 @@ from typing import Any, cast
 import asyncpg
 
 from chassis.db import outbox, tenancy
+from chassis.db.clock import DatabaseClock
 from chassis.db.connection import ACQUIRE_TIMEOUT_S, Connection, init_connection, server_settings
 from chassis.kafka.rows import Row, row
 from chassis.telemetry.traces import current_traceparent
@@ -85,7 +86,10 @@ class UnitOfWork:
 
 
 class Database:
-    """A service's own database. Build it unopened, `open` it at start; both are idempotent."""
+    """A service's own database. Build it unopened, `open` it at start; both are idempotent.
+
+    `clock` tells the database's time from then on, to all replicas the same; each `ping` reads it again.
+    """
 
     def __init__(self, dsn: str, *, service: str, pool_size: int = 10) -> None:
         self._dsn = dsn
@@ -94,6 +98,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._narrowed: set[int] = set()
         self.on_outbox: list[Callable[[], None]] = []
+        self.clock = DatabaseClock()
 
     async def open(self) -> None:
         """Open the pool; raises `OSError` or `asyncpg.PostgresError` when the server refuses."""
@@ -107,6 +112,7 @@ class Database:
                 timeout=ACQUIRE_TIMEOUT_S,
                 server_settings=server_settings(self._service) | {tenancy.SETTING: tenancy.EVERYONE},
             )
+            await self.ping()
 
     async def close(self) -> None:
         """Close the pool after its connections are returned."""
@@ -163,6 +169,8 @@ class Database:
                 wake()
 
     async def ping(self) -> None:
-        """Raise if the database does not answer."""
+        """Read the database's clock; raises if it does not answer."""
         async with self.connection() as connection:
-            await connection.execute("SELECT 1")
+            asked_at = self.clock.monotonic()
+            said = await connection.fetchval("SELECT clock_timestamp()")
+            self.clock.learn(said, asked_at, self.clock.monotonic())
