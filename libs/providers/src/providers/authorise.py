@@ -29,7 +29,7 @@ from providers.manifest.auth import (
     QueryAuth,
     SignedJwtAuth,
 )
-from providers.sdk import Account, HttpRequest
+from providers.sdk import Account, ClientCertificate, HttpRequest
 from providers.templates import ABSENT, Scope, render
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -74,6 +74,14 @@ def _headers(
             return {method.header: text(method.template, account, {ACCESS_TOKEN: secret_of(account, ACCESS_TOKEN)})}
         case SignedJwtAuth():
             return {method.header: text(method.template, account, {"token": signed_jwt(method, account, now)})}
+
+
+def client_certificate(method: AuthMethod, account: Account) -> ClientCertificate | None:
+    """Return what the account presents in TLS handshakes, None where nothing; raises `Invalid` (`missing_secret`)."""
+    wanted = method.mtls if isinstance(method, OAuth2Auth) else None
+    if wanted is None:
+        return None
+    return ClientCertificate(secret_of(account, wanted.certificate), secret_of(account, wanted.key))
 
 
 def secret_of(account: Account, name: str) -> str:

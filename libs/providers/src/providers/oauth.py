@@ -15,10 +15,10 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from contracts.errors import Invalid, Transient
-from providers.authorise import secret_of, signed_jwt, text
+from providers.authorise import client_certificate, secret_of, signed_jwt, text
 from providers.manifest.auth import OAuth2Auth
 from providers.reading import at
-from providers.sdk import Account
+from providers.sdk import Account, ClientCertificate
 from providers.templates import names_whole_host
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -51,6 +51,7 @@ class TokenCall:
     as_json: bool = False
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
     host_is_chosen: bool = False
+    certificate: ClientCertificate | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ def _call(method: OAuth2Auth, account: Account, url: str, fields: Mapping[str, s
             known |= {"client_id": client_id} | ({"client_secret": client_secret} if client_secret else {})
     known |= {name: text(template, account) for name, template in method.token_params.items()}
     as_json, chosen = method.encoding == "json", names_whole_host(url)
-    return TokenCall(address(method, url, account), known, as_json, basic, chosen)
+    certificate = client_certificate(method, account)
+    return TokenCall(address(method, url, account), known, as_json, basic, chosen, certificate)
 
 
 def _lifetime(document: dict[str, Any], method: OAuth2Auth, now: datetime) -> float | None:

@@ -15,7 +15,7 @@ from providers import authorise
 from providers.declared import Declared
 from providers.folder import Folder
 from providers.manifest import KEY_LIFETIME_OPTION, Api
-from providers.sdk import Account, HttpRequest, Operations
+from providers.sdk import Account, ClientCertificate, HttpRequest, Operations
 from providers.templates import Scope, names_whole_host, render
 
 
@@ -93,6 +93,10 @@ class Outbound(Folder):
         """Tell whether a tenant's option names the whole host, which then may stand anywhere."""
         base = request.base_url or (self.api.sandbox_base_url if account.mode == "sandbox" else self.api.base_url)
         return names_whole_host(base)
+
+    def client_certificate(self, account: Account) -> ClientCertificate | None:
+        """Return what this account presents in TLS handshakes; raises `Invalid` (`missing_secret`)."""
+        return authorise.client_certificate(self.api.method(account.method), account)
 
     def authorise(self, request: HttpRequest, account: Account, now: datetime) -> HttpRequest:
         """Return the request with the account's credentials and the API version header.

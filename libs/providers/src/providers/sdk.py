@@ -195,6 +195,14 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a client presents in the TLS handshake, as PEM; a chain may follow the certificate. `repr` hides both."""
+
+    certificate: str = field(repr=False)
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Whom a request acts for: the account at the provider and the connection's decrypted API secrets by name.
 

@@ -26,8 +26,9 @@ MAX_ORIGINS: Final = 1000
 _NEXT_ADDRESS_S: Final = 0.25
 # The key of a request's extension: False until its first byte may be on the way.
 LEFT: Final = "patchbay_left"
+TLS: Final = "patchbay.tls"
 _PORTS: Final = {"http": 80, "https": 443}
-_OriginKey = tuple[str, str, int, str]
+_OriginKey = tuple[str, str, int, str, ssl.SSLContext | None]
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -35,11 +36,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     Of a request's timeouts `connect` and `pool` are kept here; the whole exchange is bounded by its caller. A request
     with `Connection: close` has a connection of its own. The extension `sni_hostname` names the host that must prove
-    itself where the URL holds its address. The extension `LEFT` tells whoever gave up whether any of it may have left.
+    itself where the URL holds its address, `TLS` is a context to use instead of the usual one. `LEFT` tells whoever gave up whether any of it may have left.
     """
 
     def __init__(self, tls: ssl.SSLContext, *, connections: int) -> None:
-        tls.set_alpn_protocols(["http/1.1"])
         self._tls = tls
         self._connections = connections
         self._origins: dict[_OriginKey, _Origin] = {}
@@ -77,12 +77,14 @@ class PooledTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol(f"{url.scheme or 'no scheme'} is not spoken here")
         secure = url.scheme == "https"
         name = str(request.extensions.get("sni_hostname", "")) or url.host
-        key = (url.scheme, url.host, url.port or _PORTS[url.scheme], name)
+        # Two hosts at one address share no connection, because its certificate was checked for one of them; nor do two
+        # clients that present different ones.
+        tls: ssl.SSLContext | None = request.extensions.get(TLS, self._tls) if secure else None
+        key = (url.scheme, url.host, url.port or _PORTS[url.scheme], name, tls)
         origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) >= MAX_ORIGINS:
                 self._forget_quiet()
-            tls = self._tls if secure else None
             origin = self._origins[key] = _Origin(url.host, key[2], tls, name, self._connections)
         return origin
 
@@ -99,6 +101,8 @@ class _Origin:
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, name: str, connections: int) -> None:
         self._place = (host, port)
         self._tls = tls
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
         self._name = name
         self._slots = asyncio.Semaphore(connections)
         self.inside = 0  # requests that hold a slot, or wait for one

@@ -148,6 +148,13 @@ class AwsSigV4Auth(Strict):
         return (self.region,)
 
 
+class MutualTls(Strict):
+    """The client certificate that a connection presents: `certificate` and `key` are names of secrets, PEM both."""
+
+    certificate: str = "client_certificate"
+    key: str = "client_key"
+
+
 class OAuth2Auth(Strict):
     """OAuth 2.0 with one grant. Its tokens are kept and refreshed by the sync worker.
 
@@ -159,6 +166,7 @@ class OAuth2Auth(Strict):
     them the token does not end. `account` names the account in the token answer,
     `account_query` in the callback; without both the caller has to name it. `sandbox_hosts` maps the hosts of the
     addresses to those of the vendor's sandbox; a host that is not in it serves both.
+    `mtls` is presented on token calls and on all others (RFC 8705).
     """
 
     kind: Literal["oauth2"]
@@ -187,6 +195,7 @@ class OAuth2Auth(Strict):
     account: Pointer = ""
     account_query: str = ""
     assertion: SignedJwtAuth | None = None
+    mtls: MutualTls | None = None
 
     @model_validator(mode="after")
     def _grant_is_complete(self) -> Self:
@@ -202,9 +211,10 @@ class OAuth2Auth(Strict):
 
     def secret_names(self) -> tuple[str, ...]:
         """Return the secrets that a connection of this method takes; tokens are not among them."""
+        certificate = (self.mtls.certificate, self.mtls.key) if self.mtls is not None else ()
         if self.assertion is not None:
-            return self.assertion.secret_names()
-        return tuple(name for name in (self.client_id, self.client_secret) if name)
+            return (*self.assertion.secret_names(), *certificate)
+        return (*(name for name in (self.client_id, self.client_secret) if name), *certificate)
 
     def texts(self) -> tuple[str, ...]:
         """Return the templates, for the options that they name."""

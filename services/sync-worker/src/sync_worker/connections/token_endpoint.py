@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import httpx
 from chassis.clock import Clock
 from contracts.errors import Transient
 from providers.oauth import TokenCall
+from sync_worker.outbound.certificates import TlsContexts
 from sync_worker.outbound.hosts import HostPins
 
 DEADLINE_S: Final = 15.0
@@ -30,6 +32,7 @@ class TokenEndpoint:
 
     def __init__(self, clock: Clock, *, base_url_override: str = "") -> None:
         self._pins = HostPins(clock)
+        self._tls = TlsContexts()
         self._override = base_url_override.rstrip("/")
         self._client: httpx.AsyncClient | None = None
 
@@ -51,16 +54,22 @@ class TokenEndpoint:
             url, extensions = await self._pins.pinned(url)
             # A connection to an address must not be used again for another host that stands there too.
             headers |= {"Host": extensions.pop("host"), "Connection": "close"}
+        certificate = None if self._override else call.certificate
+        # With a certificate of one connection: token calls are rare, so a client lives for the call.
+        client = self._made(self._tls.of(certificate)) if certificate else self._opened()
         auth = httpx.BasicAuth(*call.basic_auth) if call.basic_auth else None
         body: dict[str, Any] = {"json" if call.as_json else "data": dict(call.fields)}
         try:
             async with (
                 asyncio.timeout(deadline_s),
-                self._opened().stream("POST", url, auth=auth, headers=headers, extensions=extensions, **body) as answer,
+                client.stream("POST", url, auth=auth, headers=headers, extensions=extensions, **body) as answer,
             ):
                 return answer.status_code, _json(await _read(answer))
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
             raise Transient("token_endpoint_unreachable", f"no answer: {type(error).__name__}") from None
+        finally:
+            if certificate:
+                await client.aclose()
 
     async def close(self) -> None:
         """Close the pool. Idempotent."""
@@ -70,11 +79,15 @@ class TokenEndpoint:
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
-            # No cookie of one tenant may ride on another's request.
-            jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-            timeout = httpx.Timeout(DEADLINE_S, connect=CONNECT_TIMEOUT_S)
-            self._client = httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False, cookies=jar)
+            self._client = self._made(self._tls.plain)
         return self._client
+
+    @staticmethod
+    def _made(tls: ssl.SSLContext) -> httpx.AsyncClient:
+        # No cookie of one tenant may ride on another's request.
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        timeout = httpx.Timeout(DEADLINE_S, connect=CONNECT_TIMEOUT_S)
+        return httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False, cookies=jar, verify=tls)
 
 
 async def _read(answer: httpx.Response) -> bytes:

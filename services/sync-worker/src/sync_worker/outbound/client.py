@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +17,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from chassis.clock import Clock
-from chassis.http.transport import LEFT, PooledTransport
+from chassis.http.transport import LEFT, TLS, PooledTransport
 from contracts.errors import Invalid, Transient
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
+from sync_worker.outbound.certificates import TlsContexts
 from sync_worker.outbound.hosts import HostPins
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -55,7 +55,8 @@ class ProviderClient:
     ) -> None:
         self._override = base_url_override.rstrip("/")
         self._pins = HostPins(clock)
-        self._transport = transport or PooledTransport(ssl.create_default_context(), connections=MAX_CONNECTIONS)
+        self._tls = TlsContexts()
+        self._transport = transport or PooledTransport(self._tls.plain, connections=MAX_CONNECTIONS)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -81,7 +82,9 @@ class ProviderClient:
     ) -> HttpResponse:
         base, extensions = await self._place(provider, account, request)
         limits = {"connect": CONNECT_TIMEOUT_S, "pool": min(POOL_TIMEOUT_S, timeout_s * _POOL_PART)}
-        sending = _request(base, request, extensions | {"timeout": limits}, fresh=fresh)
+        certificate = None if self._override else provider.client_certificate(account)
+        presents = {TLS: self._tls.of(certificate)} if certificate else {}
+        sending = _request(base, request, {**extensions, **presents, "timeout": limits}, fresh=fresh)
         try:
             # The whole exchange is bounded, because an answer that drips could outlive the effect's lease.
             async with asyncio.timeout(timeout_s):
