@@ -24,15 +24,20 @@ async def database(postgres_server: PostgresAdmin) -> AsyncIterator[Database]:
     await opened.close()
 
 
+SESSIONS = 4
+
+
 async def seen(database: Database) -> set[str]:
     """Return whose rows the sessions of the pool may see, several borrowed at once."""
 
+    borrowed = asyncio.Barrier(SESSIONS)
+
     async def one() -> str:
         async with database.connection() as connection:
-            await asyncio.sleep(0.01)
+            await borrowed.wait()
             return str(await connection.fetchval(f"SELECT current_setting('{tenancy.SETTING}')"))
 
-    return set(await asyncio.gather(*(one() for _ in range(4))))
+    return set(await asyncio.gather(*(one() for _ in range(SESSIONS))))
 
 
 async def test_a_narrowed_session_is_wide_again_for_the_next_borrower(database: Database) -> None:

@@ -22,7 +22,7 @@ from contracts.errors import Transient
 from contracts.events.health import CallClass, QuotaPolicy, QuotaWindow
 from sync_worker.limiter.leases import Limiter
 from sync_worker.limiter.policies import PolicyBook
-from sync_worker.limiter.store import Ask, QuotaStore, Reply, Throttle
+from sync_worker.limiter.store import Ask, Notice, QuotaStore, Reply
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
 pytestmark = pytest.mark.integration
@@ -62,12 +62,12 @@ class WatchedStore(QuotaStore):
         self.largest = 0.0
         self.cut_off = False
 
-    async def exchange(self, asks: Sequence[Ask], throttles: Sequence[Throttle] = ()) -> list[Reply]:
+    async def exchange(self, asks: Sequence[Ask], notices: Sequence[Notice] = ()) -> list[Reply]:
         if self.cut_off:
             raise RedisError("cut off")
         self.busy += 1
         try:
-            replies = await super().exchange(asks, throttles)
+            replies = await super().exchange(asks, notices)
         finally:
             self.busy -= 1
         self.largest = max([self.largest, *(reply.granted for reply in replies)])

@@ -20,13 +20,13 @@ from chassis.http.wire import Wire, request_bytes
 
 # A provider closes what lies idle, and a request on a connection that is just being closed may or may not have arrived.
 IDLE_S: Final = 5.0
-# How long the first address is tried alone (RFC 8305 §5).
 # Where tenants name hosts, addresses come and go; beyond this many places those that nobody uses now are forgotten.
 MAX_ORIGINS: Final = 1000
+# How long the first address is tried alone (RFC 8305 §5).
 _NEXT_ADDRESS_S: Final = 0.25
-# The key of a request's extension: False until its first byte may be on the way.
+# Keys of a request's extensions. `LEFT` is False until its first byte may be on the way.
 LEFT: Final = "patchbay_left"
-TLS: Final = "patchbay.tls"
+TLS: Final = "patchbay_tls"
 _PORTS: Final = {"http": 80, "https": 443}
 _OriginKey = tuple[str, str, int, str, ssl.SSLContext | None]
 
@@ -36,7 +36,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     Of a request's timeouts `connect` and `pool` are kept here; the whole exchange is bounded by its caller. A request
     with `Connection: close` has a connection of its own. The extension `sni_hostname` names the host that must prove
-    itself where the URL holds its address, `TLS` is a context to use instead of the usual one. `LEFT` tells whoever gave up whether any of it may have left.
+    itself where the URL holds its address, `TLS` is a context to use instead of the usual one, and `LEFT` tells whoever
+    gave up whether any of it may have left.
     """
 
     def __init__(self, tls: ssl.SSLContext, *, connections: int) -> None:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 import httpx
 

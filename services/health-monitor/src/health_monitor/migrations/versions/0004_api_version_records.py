@@ -1,14 +1,14 @@
 """What was published about the versions of a provider's API.
 
-Revision ID: 0003
+Revision ID: 0004
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
