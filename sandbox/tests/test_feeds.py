@@ -86,3 +86,33 @@ async def test_an_unknown_page_and_a_missing_credential_are_refused(
     refused = await client.get("/stripe/v1/events", params=query, headers={"authorization": "Bearer test-api-key"})
     assert refused.status_code == 400
     assert (await client.get("/stripe/v1/events", params=query)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("slug", "account", "parameters"),
+    [
+        (
+            "shopify",
+            Account("acct", {"access_token": "test-access-token"}, options={"shop": "shop", "currency": "EUR"}),
+            {"topic": "ORDERS_UPDATED"},
+        ),
+        ("github", Account("acct", {"token": "test-token"}), {"owner": "octocat", "repository": "hello-world"}),
+    ],
+)
+async def test_a_webhook_is_registered_and_ended_also_where_all_requests_have_one_path(
+    slug: str, account: Account, parameters: dict[str, str], client: httpx.AsyncClient
+) -> None:
+    provider, now = registry.get(slug), SystemClock().now()
+    (spec,) = provider.manifest.subscriptions
+    values: dict[str, Any] = {"url": "https://hooks.test/ep", "secret": "s", "parameter": parameters}
+
+    async def send(request: Any) -> httpx.Response:
+        asked = provider.authorise(request, account, now)
+        return await client.request(asked.method, f"/{slug}{asked.path}", headers=dict(asked.headers), json=asked.json)
+
+    made = await send(feeds.create_request(spec, account, values))
+    found = feeds.parse_registration(spec, HttpResponse(made.status_code, {}, made.json()), "")
+    assert found.url == "https://hooks.test/ep"
+    ending = feeds.delete_request(spec, account, values | {"ext_id": found.ext_id})
+    assert (await send(ending)).is_success
+    assert not (await send(ending)).is_success, "it is gone"

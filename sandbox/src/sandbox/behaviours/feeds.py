@@ -51,7 +51,18 @@ class _Route:
         object.__setattr__(self, "path", _pattern(self.template.path))
 
     def fits(self, call: Call) -> bool:
-        return call.method == self.template.method and self.path.fullmatch(call.path) is not None
+        """Tell whether a call is made of the template, words of the body included: GraphQL has one path for all."""
+        if call.method != self.template.method or self.path.fullmatch(call.path) is None:
+            return False
+        wanted = self.template.json_body
+        words = [one for one in wanted.items() if _is_word(one[1])] if isinstance(wanted, Mapping) else []
+        if not words:
+            return True
+        try:
+            body = call.json
+        except Invalid:
+            return False
+        return isinstance(body, Mapping) and all(body.get(name) == text for name, text in words)
 
 
 class FeedApi:
@@ -188,6 +199,10 @@ class FeedApi:
         longest = self._world.clock.now() + timedelta(seconds=spec.lifetime_s)
         asked = _instant(values.get("expires", ""))
         return min(asked, longest).replace(microsecond=0) if asked else longest.replace(microsecond=0)
+
+
+def _is_word(text: Any) -> bool:
+    return isinstance(text, str) and _HOLE.search(text) is None
 
 
 def _shown(answer: SubscriptionAnswer, one: Registered) -> dict[str, Any]:
