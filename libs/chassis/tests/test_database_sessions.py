@@ -15,6 +15,8 @@ from chassis.testing.postgres import PostgresAdmin
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
+SESSIONS = 4
+
 
 @pytest_asyncio.fixture
 async def database(postgres_server: PostgresAdmin) -> AsyncIterator[Database]:
@@ -22,9 +24,6 @@ async def database(postgres_server: PostgresAdmin) -> AsyncIterator[Database]:
     await opened.open()
     yield opened
     await opened.close()
-
-
-SESSIONS = 4
 
 
 async def seen(database: Database) -> set[str]:
