@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from chassis.db.database import Database, UnitOfWork
-from chassis.db.group_commit import GATHER_S, MAX_BATCH, GroupCommit
+from chassis.db.group_commit import GATHER_S, MAX_BATCH, WIDTH, GroupCommit
 from chassis.testing.clock import ManualClock
 from chassis.testing.harness import make_database, rows
 from chassis.testing.postgres import PostgresAdmin
@@ -82,14 +82,42 @@ async def test_one_alone_never_waits_and_who_comes_with_others_is_gathered() -> 
     first = [asyncio.create_task(commit.submit(number)) for number in (2, 3)]
     await inside.wait()
     early = asyncio.create_task(commit.submit(4))
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.gather(*first)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not early.done()
     late = asyncio.create_task(commit.submit(5))
     await asyncio.sleep(0)
+    assert batches == [[1], [2, 3]], "who comes while others commit waits for company"
     clock.advance(GATHER_S)
+    go_on.set()
+    assert await asyncio.gather(*first) == [2, 3]
     assert (await early, await late) == (4, 5)
     assert batches == [[1], [2, 3], [4, 5]]
+
+
+async def test_no_more_commits_are_under_way_than_allowed_and_all_come_to_their_turn() -> None:
+    clock, under_way, most = ManualClock(), 0, 0
+
+    @asynccontextmanager
+    async def unit() -> AsyncIterator[None]:
+        yield
+
+    async def apply(_unit: None, items: Sequence[int]) -> Sequence[int]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await clock.sleep(1)
+        under_way -= 1
+        return items
+
+    commit: GroupCommit[None, int, int] = GroupCommit(unit, apply, clock)
+    waiting = []
+    for number in range(20):
+        waiting.append(asyncio.create_task(commit.submit(number)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        clock.advance(GATHER_S)
+    while not all(one.done() for one in waiting):
+        clock.advance(0.5)
+        await asyncio.sleep(0)
+    assert [one.result() for one in waiting] == list(range(20))
+    assert most == WIDTH

@@ -299,6 +299,9 @@ class Setting:
 def settings() -> Iterator[object]:
     for name, oracle in ORACLES.items():
         slug, _, word = name.partition(" ")
+        if slug not in registry.all_slugs():
+            # Deleting a folder deletes a provider, its oracle included.
+            continue
         provider = registry.get(slug)
         for options in variants(provider):
             if word and word not in options.values():

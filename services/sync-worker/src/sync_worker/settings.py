@@ -36,7 +36,7 @@ class Settings(DatabaseSettings, ClaimSettings):
         description="sandbox URL; calls go to <it>/<provider> instead of the providers. Empty: the providers",
     )
     redis_url: SecretStr = Field(description="redis:// URL of the shared quotas and the mirror of routes")
-    executors: int = Field(default=64, ge=1, le=1024, description="provider calls in flight per process")
+    executors: int = Field(default=100, ge=1, le=1024, description="provider calls in flight per process")
     catch_up_interval_s: float = Field(
         default=900.0, ge=30, description="how often a provider's feed is read for events that were missed, in seconds"
     )

@@ -19,13 +19,15 @@ _Result = TypeVar("_Result")
 
 # A batch beyond this holds its locks for longer than its callers want to wait.
 MAX_BATCH: Final = 200
-# Who does not wait alone waits this much longer for others: under load a share is then larger by what comes meanwhile,
-# and a single item is never held up.
+# As many commits are under way at once: the disk writes those of one moment together.
+WIDTH: Final = 3
+# While others are under way, the next one waits this much longer for company: under load shares are larger by what
+# comes meanwhile, and an item that comes alone is never held up.
 GATHER_S: Final = 0.004
 
 
 class GroupCommit(Generic[_Unit, _Item, _Result]):
-    """Applies items in batches; `apply` returns a result per item, in order.
+    """Applies items in batches, up to `WIDTH` at a time; `apply` returns a result per item, in order.
 
     `unit` opens what a batch runs in and commits when it closes: `Database.unit_of_work`, or `Database.connection` for
     a single statement, which is a transaction by itself and spares two round trips.
@@ -41,33 +43,44 @@ class GroupCommit(Generic[_Unit, _Item, _Result]):
         self._apply = apply
         self._clock = clock or SystemClock()
         self._waiting: list[tuple[_Item, asyncio.Future[_Result]]] = []
-        self._running: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gathering = False
 
     async def submit(self, item: _Item) -> _Result:
         """Return the item's result once it is durable; raises what the batch raised, which then left nothing behind."""
         future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
+        self._start()
         return await future
 
-    async def _run(self) -> None:
-        shared = False
-        while self._waiting:
-            if shared and len(self._waiting) < MAX_BATCH:
+    def _start(self) -> None:
+        if self._waiting and not self._gathering and len(self._tasks) < WIDTH:
+            self._gathering = True
+            task = asyncio.create_task(self._run(alone=not self._tasks))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._start()
+
+    async def _run(self, *, alone: bool) -> None:
+        try:
+            if not alone and len(self._waiting) < MAX_BATCH:
                 await self._clock.sleep(GATHER_S)
+        finally:
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            shared = len(batch) > 1
-            try:
-                async with self._unit() as unit:
-                    results = await self._apply(unit, [item for item, _ in batch])
-            except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error if isinstance(error, Exception) else ConnectionError("stopped"))
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+            self._gathering = False
+        try:
+            async with self._unit() as unit:
+                results = await self._apply(unit, [item for item, _ in batch])
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else ConnectionError("stopped"))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
