@@ -68,7 +68,7 @@ test: setup  ## Everything that CI checks, but for the linters
 	$(BIN)/pytest -m "e2e or chaos" || status=$$?; \
 	exit $$status
 
-test-unit: venv  ## No broker, no database; under 30 s
+test-unit: venv  ## No broker, no database: every provider's conformance, all rules; T=path for a part in seconds
 	$(BIN)/pytest -m "not integration and not e2e and not chaos" -n 2
 
 test-integration: setup  ## One service or library against a real Kafka, PostgreSQL and Redis
