@@ -7,16 +7,13 @@ is measured, and both share the machine; `bench.outbound --sandbox` takes it all
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from typing import Any
 
 import orjson
 import uvloop
-from granian.constants import Interfaces
-from granian.server.embed import Server
 
-from chassis.service import settle_garbage_collector
+from bench.serving import serve_until_terminated
 
 
 async def main(port: int, latency_s: float) -> None:
@@ -29,22 +26,7 @@ async def main(port: int, latency_s: float) -> None:
         answer = {"status": "success", "message": "Event processed", "dedup_key": document.get("dedup_key", "")}
         exchange.response_bytes(202, [("content-type", "application/json")], orjson.dumps(answer))
 
-    server = Server(
-        app,
-        port=port,
-        interface=Interfaces.RSGI,
-        websockets=False,
-        log_enabled=False,
-        backlog=1024,
-        backpressure=20_000,
-    )
-    serving = asyncio.create_task(server.serve())
-    settle_garbage_collector()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
-    server.stop()  # type: ignore[no-untyped-call]
-    await serving
+    await serve_until_terminated(app, port)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,14 @@ No ids, key, lane, limits, dedup, metrics or traces, and no bound on anything: a
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import signal
 import sys
 from typing import Any
 
 import uvloop
 from aiokafka import AIOKafkaProducer
-from granian.constants import Interfaces
-from granian.server.embed import Server
 
-from chassis.service import settle_garbage_collector
+from bench.serving import serve_until_terminated
 
 
 async def main(bootstrap: str, topic: str, port: int, secret: str) -> None:
@@ -38,22 +34,7 @@ async def main(bootstrap: str, topic: str, port: int, secret: str) -> None:
         await (await producer.send(topic, body, key=digest[:16].encode()))
         exchange.response_empty(200, [])
 
-    server = Server(
-        app,
-        port=port,
-        interface=Interfaces.RSGI,
-        websockets=False,
-        log_enabled=False,
-        backlog=1024,
-        backpressure=20_000,
-    )
-    serving = asyncio.create_task(server.serve())
-    settle_garbage_collector()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await stop.wait()
-    server.stop()  # type: ignore[no-untyped-call]
-    await serving
+    await serve_until_terminated(app, port)
     await producer.stop()
 
 

@@ -293,7 +293,7 @@ class Stack:
             try:
                 wait_until(
                     # A process that shares its port with the one it replaces is not ready because that one is.
-                    lambda: (answer := readiness(url)).ready and answer.pid == process.pid,
+                    lambda: (answer := readiness(url)).ready and answer.pid in (0, process.pid),
                     deadline_s=READY_DEADLINE_S,
                     what=spec.name,
                     process=process,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import shutil
 import time
@@ -18,13 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 from moto.s3.models import FakeBucket, s3_backends
-from moto.server import ThreadedMotoServer
 from pydantic import SecretStr, ValidationError
 
 from chassis.claims import ClaimStore, open_claims
 from chassis.claims.bucket import Bucket, BucketClaims
 from chassis.claims.directory import DirectoryClaims
 from chassis.settings import ClaimSettings
+from chassis.testing.s3 import private_s3
 from contracts.errors import Invalid, Transient
 
 pytestmark = pytest.mark.asyncio
@@ -48,12 +47,8 @@ class Kit:
 
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with private_s3() as url:
+        yield url
 
 
 def directory_kit(folder: Path) -> Kit:

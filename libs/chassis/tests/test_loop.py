@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import pytest
 
-from chassis.db.database import Database, UnitOfWork
-from chassis.db.relay import OutboxRelay
-from chassis.kafka.broker import LoopRunner
+from chassis.db.database import UnitOfWork
 from chassis.kafka.failures import RetryPolicy
-from chassis.kafka.loop import BatchLoop, Handler, LoopOptions
+from chassis.kafka.loop import LoopOptions
 from chassis.kafka.producer import Publisher
 from chassis.kafka.records import Message
-from chassis.testing.harness import event, make_database, make_topic, read_topic, rows, until
+from chassis.testing.harness import consuming, event, make_database, make_topic, read_topic, rows, until
 from chassis.testing.postgres import PostgresAdmin
 from contracts.errors import Invalid, Transient
 from contracts.topics import Topic
@@ -32,30 +28,6 @@ async def record_effect(uow: UnitOfWork, messages: Sequence[Message]) -> None:
     for message in messages:
         n = json.loads(message.envelope.data)["n"]
         await uow.connection.execute("INSERT INTO effects (key, n) VALUES ($1, $2)", message.text_key, n)
-
-
-@asynccontextmanager
-async def running(
-    bootstrap: str, dsn: str, topic: Topic, handler: Handler, options: LoopOptions | None = None
-) -> AsyncIterator[tuple[BatchLoop, Publisher]]:
-    database = Database(dsn, service="test")
-    publisher = Publisher(bootstrap)
-    loop = BatchLoop("test-consumer", [topic], handler, database, options=options or LoopOptions(retry=QUICK))
-    runner = LoopRunner(bootstrap)
-    runner.add(loop)
-    relay = OutboxRelay(database, publisher)
-    await database.open()
-    await publisher.start()
-    relaying = asyncio.create_task(relay.run())
-    await runner.start()
-    try:
-        yield loop, publisher
-    finally:
-        await runner.stop()
-        await relay.drain(2)
-        await asyncio.wait_for(relaying, 10)
-        await publisher.stop()
-        await database.close()
 
 
 async def send(publisher: Publisher, topic: Topic, key: str, n: int, identifier: str | None = None) -> None:
@@ -74,7 +46,7 @@ async def test_each_message_takes_effect_once_and_in_order(
 ) -> None:
     topic = await make_topic(kafka_bootstrap, "once")
     dsn = await make_database(postgres_server, EFFECTS)
-    async with running(kafka_bootstrap, dsn, topic, record_effect) as (_, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(retry=QUICK)) as (_, publisher):
         for n in range(20):
             for key in ("a", "b", "c"):
                 await send(publisher, topic, key, n)
@@ -89,7 +61,7 @@ async def test_an_undecodable_record_is_dead_lettered_and_its_neighbours_go_on(
 ) -> None:
     topic = await make_topic(kafka_bootstrap, "poison", partitions=1)
     dsn = await make_database(postgres_server, EFFECTS)
-    async with running(kafka_bootstrap, dsn, topic, record_effect) as (_, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(retry=QUICK)) as (_, publisher):
         await send(publisher, topic, "a", 1)
         await publisher.send(topic.name, b"a", b"no envelope", [("ce_id", b"\xff"), ("x", b"\xff")], timeout_s=5)
         await send(publisher, topic, "a", 2)
@@ -116,7 +88,7 @@ async def test_one_failing_message_of_a_batch_does_not_take_its_neighbours_along
     for n in range(50):
         await send(publisher, topic, "bad" if n == 23 else "good", n)
     await publisher.stop()
-    async with running(kafka_bootstrap, dsn, topic, refuse_odd_key):
+    async with consuming(kafka_bootstrap, dsn, topic, refuse_odd_key, LoopOptions(retry=QUICK)):
         await until(lambda: _count(dsn, 49), "49 neighbours")
         dead = await until(lambda: read_topic(kafka_bootstrap, topic.dlq), "a dead letter")
     assert [letter.header("x-error-code") for letter in dead] == ["no_good"]
@@ -135,7 +107,7 @@ async def test_a_key_with_a_waiting_retry_is_parked_and_keeps_its_order(
             raise Transient("closed", "the test says so")
         await record_effect(uow, messages)
 
-    async with running(kafka_bootstrap, dsn, topic, wait_for_open) as (_, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, wait_for_open, LoopOptions(retry=QUICK)) as (_, publisher):
         for n in range(10):
             await send(publisher, topic, "waiting", n)
             await send(publisher, topic, "free", n)
@@ -162,7 +134,7 @@ async def test_bounded_retries_then_a_dead_letter_that_frees_the_key(
             raise ZeroDivisionError("personal data of Jane Doe")
         await record_effect(uow, messages)
 
-    async with running(kafka_bootstrap, dsn, topic, fail_on_zero) as (_, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, fail_on_zero, LoopOptions(retry=QUICK)) as (_, publisher):
         for n in range(3):
             await send(publisher, topic, "a", n)
         await until(lambda: _count(dsn, 2), "the followers of the dead letter")
@@ -181,7 +153,7 @@ async def test_too_many_dead_letters_stop_the_consumer_instead_of_emptying_the_t
         raise Invalid("bad_deploy", "everything is refused")
 
     options = LoopOptions(retry=QUICK, max_consecutive_dead=5)
-    async with running(kafka_bootstrap, dsn, topic, refuse, options) as (loop, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, refuse, options) as (loop, publisher):
         for n in range(20):
             await send(publisher, topic, f"k{n}", n)
 
@@ -192,7 +164,7 @@ async def test_too_many_dead_letters_stop_the_consumer_instead_of_emptying_the_t
         dead = await until(lambda: read_topic(kafka_bootstrap, topic.dlq), "dead letters")
         assert len(dead) == 5
 
-    async with running(kafka_bootstrap, dsn, topic, record_effect):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(retry=QUICK)):
         await until(lambda: _count(dsn, 15), "the rest, after a good deploy")
 
 
@@ -202,7 +174,7 @@ async def test_a_database_outage_delays_effects_and_loses_none(
     topic = await make_topic(kafka_bootstrap, "outage", partitions=2)
     dsn = await make_database(postgres_server, EFFECTS)
     name = dsn.rsplit("/", 1)[1].split("?")[0]
-    async with running(kafka_bootstrap, dsn, topic, record_effect) as (_, publisher):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(retry=QUICK)) as (_, publisher):
         await send(publisher, topic, "a", 0)
         await until(lambda: _count(dsn, 1), "the first effect")
         postgres_server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")

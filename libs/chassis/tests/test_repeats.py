@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import pytest
 from prometheus_client import REGISTRY
 
 from chassis.db import inbox
 from chassis.db.database import Database, UnitOfWork
-from chassis.db.relay import OutboxRelay
 from chassis.kafka import repeats
-from chassis.kafka.broker import LoopRunner
-from chassis.kafka.loop import BatchLoop, LoopOptions
+from chassis.kafka.loop import LoopOptions
 from chassis.kafka.producer import Publisher
 from chassis.kafka.records import Message, Origin
 from chassis.kafka.rows import unpack_headers
-from chassis.testing.harness import Seen, make_database, make_topic, read_topic, rows, until
+from chassis.testing.harness import CONSUMER, Seen, consuming, make_database, make_topic, read_topic, rows, until
 from chassis.testing.postgres import PostgresAdmin
 from contracts.envelope import Envelope
 from contracts.topics import Topic
@@ -27,7 +24,6 @@ from contracts.topics import Topic
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 EFFECTS = "CREATE TABLE effects (seq bigserial, n int NOT NULL)"
-CONSUMER = "test-consumer"
 
 
 def envelope(identifier: str, n: int, fingerprint: str | None) -> Envelope:
@@ -39,29 +35,6 @@ async def record_effect(uow: UnitOfWork, messages: Sequence[Message]) -> None:
     for message in messages:
         n = json.loads(message.envelope.data)["n"]
         await uow.connection.execute("INSERT INTO effects (n) VALUES ($1)", n)
-
-
-@asynccontextmanager
-async def running(
-    bootstrap: str, dsn: str, topic: Topic, options: LoopOptions | None = None
-) -> AsyncIterator[BatchLoop]:
-    database, publisher = Database(dsn, service="test"), Publisher(bootstrap)
-    loop = BatchLoop(CONSUMER, [topic], record_effect, database, options=options)
-    runner = LoopRunner(bootstrap)
-    runner.add(loop)
-    relay = OutboxRelay(database, publisher)
-    await database.open()
-    await publisher.start()
-    relaying = asyncio.create_task(relay.run())
-    await runner.start()
-    try:
-        yield loop
-    finally:
-        await runner.stop()
-        await relay.drain(2)
-        await asyncio.wait_for(relaying, 10)
-        await publisher.stop()
-        await database.close()
 
 
 async def write(bootstrap: str, topic: Topic, *envelopes: Envelope) -> None:
@@ -88,7 +61,7 @@ async def test_a_repeat_is_dropped_and_a_conflict_is_dead_lettered_with_its_reas
     # One batch: the second of an id meets the mark of its own transaction.
     first = [envelope("a", 1, "f1"), envelope("a", 2, "f1"), envelope("a", 3, "f2"), envelope("b", 4, None)]
     await write(kafka_bootstrap, topic, *first)
-    async with running(kafka_bootstrap, dsn, topic):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions()):
         await until(lambda: ended_with(dsn, 4), "the first batch")
         # Another batch: it meets the marks of an earlier one; of `b`, nobody knows what it was.
         later = [envelope("a", 5, "f3"), envelope("a", 6, None), envelope("b", 7, "f1"), envelope("c", 8, "f1")]
@@ -114,7 +87,7 @@ async def test_a_sender_that_reuses_one_id_for_everything_does_not_stop_the_cons
     dsn = await make_database(postgres_server, EFFECTS)
     await write(kafka_bootstrap, topic, *(envelope("same", n, f"f{n}") for n in range(30)), envelope("other", 99, "f"))
     options = LoopOptions(max_consecutive_dead=5, min_dead=5)
-    async with running(kafka_bootstrap, dsn, topic, options) as loop:
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, options) as (loop, _):
         await until(lambda: ended_with(dsn, 99), "the one behind them")
         await until(lambda: _dead(kafka_bootstrap, topic, 29), "29 dead letters")
         assert loop.halted is None
@@ -127,7 +100,7 @@ async def test_who_wants_every_record_gets_conflicting_ones_too(
     topic = await make_topic(kafka_bootstrap, "position", partitions=1)
     dsn = await make_database(postgres_server, EFFECTS)
     await write(kafka_bootstrap, topic, envelope("a", 1, "f1"), envelope("a", 2, "f1"), envelope("a", 3, "f2"))
-    async with running(kafka_bootstrap, dsn, topic, LoopOptions(dedupe_by="position")):
+    async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(dedupe_by="position")):
         await until(lambda: ended_with(dsn, 3), "all three")
     assert await took_effect(dsn) == [1, 2, 3]
     assert not await read_topic(kafka_bootstrap, topic.dlq)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from chassis.claims import event_bytes
 from chassis.claims.bucket import Bucket, BucketClaims
 from chassis.claims.directory import DirectoryClaims
+from chassis.testing.s3 import private_s3
 from providers import registry
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -95,14 +94,9 @@ async def test_a_large_body_goes_by_reference_and_a_larger_one_is_413(gateway: A
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
     """Give a bucket of a server that speaks S3."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    httpx.put(f"{url}/claims-of-a-test").raise_for_status()
-    yield Bucket("claims-of-a-test", "us-east-1", "key", "canary-secret", endpoint=url, allow_http=True)
-    server.stop()
+    with private_s3() as url:
+        httpx.put(f"{url}/claims-of-a-test").raise_for_status()
+        yield Bucket("claims-of-a-test", "us-east-1", "key", "canary-secret", endpoint=url, allow_http=True)
 
 
 async def test_a_large_body_goes_to_a_bucket_and_without_it_is_503(gateway: Any, bucket: Bucket) -> None:

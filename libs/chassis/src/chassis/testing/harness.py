@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from chassis.db import tenancy
+from chassis.db.database import Database
+from chassis.db.relay import OutboxRelay
 from chassis.db.schema import add_shared_tables
+from chassis.kafka.broker import LoopRunner
+from chassis.kafka.loop import BatchLoop, Handler, LoopOptions
+from chassis.kafka.producer import Publisher
 from chassis.kafka.topics import create_topics
 from chassis.testing.postgres import PostgresAdmin
 from contracts.envelope import Envelope, Headers
@@ -26,6 +32,8 @@ from contracts.topics import RELEASE_DELAY, RETRY_DELAYS, PhysicalTopic, Topic
 
 POLL_S = 0.02
 PATIENCE_S = 30.0
+# The consumer that `consuming` runs.
+CONSUMER = "test-consumer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +131,27 @@ async def _ask(consumer: AIOKafkaConsumer, name: str) -> set[int]:
 def event(identifier: str, data: bytes = b"{}") -> Envelope:
     """Return an envelope with a given id."""
     return Envelope(id=identifier, source="test", type="test.happened.v1", data=data)
+
+
+@asynccontextmanager
+async def consuming(
+    bootstrap: str, dsn: str, topic: Topic, handler: Handler, options: LoopOptions
+) -> AsyncIterator[tuple[BatchLoop, Publisher]]:
+    """Run a consumer of a topic with its database, producer and outbox relay until the block ends."""
+    database, publisher = Database(dsn, service="test"), Publisher(bootstrap)
+    loop = BatchLoop(CONSUMER, [topic], handler, database, options=options)
+    runner = LoopRunner(bootstrap)
+    runner.add(loop)
+    relay = OutboxRelay(database, publisher)
+    await database.open()
+    await publisher.start()
+    relaying = asyncio.create_task(relay.run())
+    await runner.start()
+    try:
+        yield loop, publisher
+    finally:
+        await runner.stop()
+        await relay.drain(2)
+        await asyncio.wait_for(relaying, 10)
+        await publisher.stop()
+        await database.close()
