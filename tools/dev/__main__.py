@@ -85,8 +85,8 @@ def restart(arguments: argparse.Namespace) -> int:
         print(f"no such service: {arguments.name}; there are {', '.join(BY_NAME)}")
         return 1
     stack = _stack(Progress())
-    if not stack.running():
-        print("not running; run: make up")
+    if not stack.adopt():
+        print("nothing to restart; run: make up")
         return 1
     stack.restart(arguments.name)
     _print_table(stack)

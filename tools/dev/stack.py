@@ -109,12 +109,22 @@ class Stack:
 
     def running(self) -> bool:
         """Say whether every process is alive and every service ready; takes over processes of an earlier `up`."""
-        recorded = self._state.processes()
-        wanted = [*self._servers_by_name(), *(spec.name for spec in self.specs)]
-        if not self._ports or not all(name in recorded and recorded[name].alive() for name in wanted):
+        return (
+            self.adopt()
+            and all(process.alive() for process in self._services.values())
+            and all(readiness(self.url(spec.name)).ready for spec in self.specs)
+        )
+
+    def adopt(self) -> bool:
+        """Take over what an earlier `up` started; False unless the servers run. Services may be dead or not ready."""
+        recorded, servers = self._state.processes(), self._servers_by_name()
+        known = all(spec.name in recorded for spec in self.specs)
+        if not servers or not known or not all(name in recorded and recorded[name].alive() for name in servers):
             return False
-        self._adopt(recorded)
-        return all(readiness(self.url(spec.name)).ready for spec in self.specs)
+        for name, server in servers.items():
+            server.adopt(recorded[name].ref)
+        self._services = {spec.name: recorded[spec.name] for spec in self.specs}
+        return True
 
     def url(self, name: str) -> str:
         """Return the base URL of a service."""
@@ -147,13 +157,13 @@ class Stack:
         self._await_ready(BY_NAME[name])
 
     def restart(self, name: str) -> None:
-        """Replace a running service by a new process. Where two may overlap, the new one is ready before the old stops.
+        """Replace a service by a new process. Where two may overlap, the new one is ready before the old one stops.
 
         Both have the port meanwhile, so no request is refused. ProcessError, and the old one runs on, when the new one
         does not get ready.
         """
         spec, old = BY_NAME[name], self._services[name]
-        if not spec.overlaps:
+        if not spec.overlaps or not readiness(self.url(name)).ready:
             old.stop(STOP_GRACE_S)
             self.start(name)
             return
@@ -210,11 +220,6 @@ class Stack:
 
     def _servers_by_name(self) -> dict[str, PrivateServer]:
         return {"kafka": self.kafka, "postgres": self.postgres, "redis": self.redis} if self._ports else {}
-
-    def _adopt(self, recorded: Mapping[str, Process]) -> None:
-        for name, server in self._servers_by_name().items():
-            server.adopt(recorded[name].ref)
-        self._services = {spec.name: recorded[spec.name] for spec in self.specs}
 
     def _start_all(self) -> None:
         (self.run_dir / "traces").mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from chassis.db.database import UnitOfWork
 from chassis.kafka.failures import RetryPolicy
-from chassis.kafka.loop import LoopOptions
+from chassis.kafka.loop import BatchLoop, LoopOptions
 from chassis.kafka.producer import Publisher
 from chassis.kafka.records import Message
 from chassis.testing.harness import consuming, event, make_database, make_topic, read_topic, rows, until
@@ -153,19 +154,51 @@ async def test_too_many_dead_letters_stop_the_consumer_instead_of_emptying_the_t
         raise Invalid("bad_deploy", "everything is refused")
 
     options = LoopOptions(retry=QUICK, max_consecutive_dead=5)
+    loops: list[BatchLoop] = []
+
+    async def halted() -> bool:
+        return loops[-1].halted is not None
+
     async with consuming(kafka_bootstrap, dsn, topic, refuse, options) as (loop, publisher):
+        loops.append(loop)
         for n in range(20):
             await send(publisher, topic, f"k{n}", n)
-
-        async def halted() -> bool:
-            return loop.halted is not None
-
         await until(halted, "the loop to halt")
         dead = await until(lambda: read_topic(kafka_bootstrap, topic.dlq), "dead letters")
         assert len(dead) == 5
 
+    async with consuming(kafka_bootstrap, dsn, topic, refuse, options) as (loop, _):
+        loops.append(loop)
+        await until(halted, "the loop to halt again")
+        dead = await until(lambda: read_topic(kafka_bootstrap, topic.dlq), "dead letters")
+        assert len(dead) == 10, "each start gets on; a dead letter is one once"
+
     async with consuming(kafka_bootstrap, dsn, topic, record_effect, LoopOptions(retry=QUICK)):
-        await until(lambda: _count(dsn, 15), "the rest, after a good deploy")
+        await until(lambda: _count(dsn, 10), "the rest, after a good deploy")
+
+
+async def test_what_one_source_sends_does_not_stop_the_consumer_for_all_others(
+    kafka_bootstrap: str, postgres_server: PostgresAdmin
+) -> None:
+    topic = await make_topic(kafka_bootstrap, "isolation", partitions=1)
+    dsn = await make_database(postgres_server, EFFECTS)
+
+    async def refuse_one(uow: UnitOfWork, messages: Sequence[Message]) -> None:
+        if any(message.envelope.source == "bad" for message in messages):
+            raise Invalid("unreadable_payload", "this source sends nonsense")
+        await record_effect(uow, messages)
+
+    options = LoopOptions(retry=QUICK, max_consecutive_dead=5)
+    async with consuming(kafka_bootstrap, dsn, topic, refuse_one, options) as (loop, publisher):
+        for good in ("x", "y"):
+            await publisher.publish(topic, good, replace(event(good, b'{"n": 1}'), source=good), timeout_s=30)
+        await until(lambda: _count(dsn, 2), "what the good sources sent")
+        for n in range(30):
+            await publisher.publish(topic, f"b{n}", replace(event(f"b{n}", b'{"n": 1}'), source="bad"), timeout_s=30)
+        await publisher.publish(topic, "z", replace(event("z", b'{"n": 2}'), source="x"), timeout_s=30)
+        await until(lambda: _count(dsn, 3), "what a good source sent after them")
+        assert loop.halted is None
+        assert len(await read_topic(kafka_bootstrap, topic.dlq)) == 30
 
 
 async def test_a_database_outage_delays_effects_and_loses_none(

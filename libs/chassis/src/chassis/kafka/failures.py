@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,7 +66,8 @@ class DlqLimit:
     """Stops the consumer when dead letters are no longer exceptions (after arroyo's `DlqLimit`).
 
     Trips at `max_consecutive` dead letters in a row, or when they are more than `max_ratio` of the records of the last
-    minute and at least `min_dead`.
+    minute and at least `min_dead`; in either case only if most of the sources that were heard of in that minute have
+    some. What one source sends must not stop the work of all others, and a bad deploy spares none.
     """
 
     WINDOW_S: Final = 60.0
@@ -80,20 +81,31 @@ class DlqLimit:
         self._dead = 0
         self._total = 0
         self._window: deque[tuple[float, int, int]] = deque()
+        # When each source was last heard of, and last had a dead letter.
+        self._heard: dict[str, float] = {}
+        self._spoilt: dict[str, float] = {}
 
-    def succeeded(self, count: int) -> None:
-        """Note records that took effect."""
+    def succeeded(self, count: int, sources: Iterable[str]) -> None:
+        """Note records that took effect, and whose they were."""
         if count:
             self._consecutive = 0
             self._note(count, 0)
+            self._heard.update(dict.fromkeys(sources, self._clock.monotonic()))
 
-    def dead(self) -> None:
+    def dead(self, source: str) -> None:
         """Note a record about to be dead-lettered; raises `DlqLimitReached` instead when that is one too many."""
         self._consecutive += 1
         self._note(1, 1)
+        self._heard[source] = self._spoilt[source] = self._clock.monotonic()
         too_many = self._dead >= self._min_dead and self._dead > self._max_ratio * self._total
-        if self._consecutive > self._max_consecutive or too_many:
+        if (self._consecutive > self._max_consecutive or too_many) and self._most_are_spoilt():
             raise DlqLimitReached(f"{self._dead} dead letters of {self._total} records in {self.WINDOW_S:.0f} s")
+
+    def _most_are_spoilt(self) -> bool:
+        oldest = self._clock.monotonic() - self.WINDOW_S
+        self._heard = {source: at for source, at in self._heard.items() if at >= oldest}
+        self._spoilt = {source: at for source, at in self._spoilt.items() if at >= oldest}
+        return 2 * len(self._spoilt) > len(self._heard)
 
     def _note(self, total: int, dead: int) -> None:
         now = self._clock.monotonic()
@@ -115,6 +127,11 @@ class FailedRecord:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
+
+    @property
+    def source(self) -> str:
+        """Whose record it is, as its CloudEvents header says; empty where it says nothing."""
+        return next((value.decode("utf-8", "replace") for name, value in self.headers if name == "ce_source"), "")
 
 
 def retry_row(failed: FailedRecord, topic: Topic, delay: str, due_ms: int, error: Exception) -> Row:

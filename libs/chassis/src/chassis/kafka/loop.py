@@ -252,7 +252,7 @@ class BatchLoop:
                 if attempt == ATOMIC_TRIES or not is_retryable(error):
                     raise
             else:
-                self._limit.succeeded(len(messages))
+                self._limit.succeeded(len(messages), (message.envelope.source for message in messages))
                 self._count(messages[0].origin.topic, counts)
                 return
             finally:
@@ -318,8 +318,6 @@ class BatchLoop:
         """Route one record to a delayed retry, parking its key, or to the dead-letter topic; once per attempt."""
         topic = self._topics[failed.origin.topic]
         delay = self.options.retry.next_delay(error, failed.origin.attempt) if topic.retries else None
-        if delay is None:
-            self._limit.dead()
         key = (topic.name, failed.key) if failed.key is not None and self.options.ordered else None
         async with self._database.unit_of_work() as uow:
             if not await inbox.claim(uow.connection, self.consumer, [failed.origin.mark]):
@@ -331,6 +329,8 @@ class BatchLoop:
                 if key:
                     await parking.park_key(uow.connection, self.consumer, key, failed.origin.offset)
             else:
+                # Not before the claim: a dead letter counts once, however often the batch that halted us is read.
+                self._limit.dead(failed.source)
                 uow.publish_raw(dead_letter_row(failed, topic, error))
                 if key and key in parked and parked[key].head_offset == failed.origin.offset:
                     await self._release(uow, key)
