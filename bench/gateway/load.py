@@ -231,13 +231,12 @@ async def run(plan: Plan) -> Outcome:
     return await Run(plan).go()
 
 
-async def run_in_process(plan: Plan, folder: Path) -> Outcome:
-    """Run a plan in a process of its own; raises `RuntimeError` when it could not be run."""
+async def run_in_process(plan: Plan, folder: Path, *, niceness: int = 0) -> Outcome:
+    """Run a plan in a process of its own, nicer than others if wanted; raises `RuntimeError` when that failed."""
     given, result = folder / f"plan-{uuid.uuid4().hex}", folder / f"outcome-{uuid.uuid4().hex}"
     await asyncio.to_thread(given.write_bytes, pickle.dumps(plan))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.gateway.load", str(given), str(result), stderr=asyncio.subprocess.PIPE
-    )
+    command = ["nice", "-n", str(niceness), sys.executable, "-m", "bench.gateway.load", str(given), str(result)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
         _, errors = await process.communicate()
     finally:

@@ -106,9 +106,9 @@ class World:
             await ready(f"http://{LOOPBACK}:{port}/", started, accept=(200, 401))
             yield Server(started, port)
 
-    async def load(self, plan: Plan) -> Outcome:
+    async def load(self, plan: Plan, *, niceness: int = 0) -> Outcome:
         """Run a plan in a process of its own."""
-        return await run_in_process(plan, self.folder)
+        return await run_in_process(plan, self.folder, niceness=niceness)
 
 
 @contextmanager

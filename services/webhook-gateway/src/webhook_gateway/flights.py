@@ -20,9 +20,12 @@ RESERVED_SHARE: Final = 0.25
 # Work that cannot be critical begins at most so often in one round of the event loop, 0.1 ms each: whatever the flood,
 # a critical delivery that arrives finds no more than that before it. The others wait, read, for their turn.
 STARTS_PER_ROUND: Final = 8
-# So many of them wait for the broker at once: what one acknowledgement sets free has to be answered in one round, too.
-# By Little's law 128 are 25,000/s at an acknowledgement of 5 ms, so the processor ends the rate and not this.
+# So many of them are worked on at once. They move through the loop together, so a critical delivery waits behind all of
+# them at each of its steps: few while there is critical traffic, else enough to fill the producer's batches.
 TURNS: Final = 128
+TURNS_BESIDE_CRITICAL: Final = 16
+# How long after a critical request there is critical traffic.
+CRITICAL_MEMORY_S: Final = 1.0
 # A deadline passes up to this much late.
 SWEEP_S: Final = 0.05
 
@@ -61,6 +64,7 @@ class Flights:
         self._flights: set[Flight] = set()
         self._working = 0
         self._started = 0
+        self._critical_at = -CRITICAL_MEMORY_S
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.held_bytes = 0
 
@@ -71,7 +75,10 @@ class Flights:
         """Take a slot for the current task, which then has `limit_s` seconds; None when there is no slot."""
         if len(self._flights) >= self._bounds[critical].requests:
             return None
-        flight = Flight(asyncio.current_task(), self._clock.monotonic() + limit_s, critical=critical)
+        now = self._clock.monotonic()
+        if critical:
+            self._critical_at = now
+        flight = Flight(asyncio.current_task(), now + limit_s, critical=critical)
         self._flights.add(flight)
         return flight
 
@@ -79,7 +86,7 @@ class Flights:
         """Wait until a flight may work: at once for what may be critical, in order of arrival for the rest."""
         if flight.critical:
             return
-        if self._waiting or self._working >= TURNS or self._started >= STARTS_PER_ROUND:
+        if self._waiting or not self._has_turn():
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(place)
             try:
@@ -92,6 +99,10 @@ class Flights:
         else:
             self._start()
         flight.working = True
+
+    def _has_turn(self) -> bool:
+        quiet = self._clock.monotonic() - self._critical_at >= CRITICAL_MEMORY_S
+        return self._started < STARTS_PER_ROUND and self._working < (TURNS if quiet else TURNS_BESIDE_CRITICAL)
 
     def _start(self) -> None:
         self._working += 1
@@ -107,7 +118,7 @@ class Flights:
     def _next_round(self) -> None:
         """Begin a round of the event loop: whoever has waited longest starts first."""
         self._started = 0
-        while self._waiting and self._working < TURNS and self._started < STARTS_PER_ROUND:
+        while self._waiting and self._has_turn():
             place = self._waiting.popleft()
             if not place.done():
                 self._start()

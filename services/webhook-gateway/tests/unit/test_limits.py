@@ -14,7 +14,14 @@ from chassis.testing.clock import ManualClock
 from contracts.events.sync import RateLimit
 from contracts.topics import Lane
 from providers import registry
-from webhook_gateway.flights import RESERVED_SHARE, STARTS_PER_ROUND, TURNS, Bounds, Flights
+from webhook_gateway.flights import (
+    RESERVED_SHARE,
+    STARTS_PER_ROUND,
+    TURNS,
+    TURNS_BESIDE_CRITICAL,
+    Bounds,
+    Flights,
+)
 from webhook_gateway.limits import Rate
 
 pytestmark = pytest.mark.asyncio
@@ -255,3 +262,14 @@ async def test_slow_senders_hold_no_turn(make_bench: Any) -> None:
     for task in stalled:
         task.cancel()
     await asyncio.gather(*stalled, return_exceptions=True)
+
+
+async def test_few_others_are_worked_on_while_there_is_critical_traffic() -> None:
+    works = _Works()
+    await works.work(-1, critical=True)
+    usual = works.begin(*range(TURNS))
+    await _rounds(2 * TURNS // STARTS_PER_ROUND)
+    assert works.order == [-1, *range(TURNS_BESIDE_CRITICAL)]
+    works.release.set()
+    await asyncio.gather(*usual)
+    assert works.order[1:] == list(range(TURNS)), "the others come as turns are given back"
