@@ -258,3 +258,22 @@ async def test_an_operator_decides_about_a_conflict_once(ledger: Any, make: Any)
     assert (await ledger.post(f"/v1/quarantine/{uuid7()}/discard", {"reason": "nobody"})).status_code == 404
     assert (await ledger.post(f"/v1/quarantine/{bad}/discard", {})).status_code == 422
     assert [one.action for one in await ledger.audited()] == ["quarantine.released", "quarantine.discarded"]
+
+
+async def test_a_conflict_that_reached_a_lane_is_released_like_one_that_did_not(ledger: Any, make: Any) -> None:
+    """The gateway's memory was away, every inbox buried it, and a person finds the second body to be the right one."""
+    second = uuid7()
+    later = make.start + timedelta(seconds=1)
+    await ledger.store(make.accepted("e1", fingerprint="a" * 32))
+    await ledger.store(make.accepted("e1", delivery=second, fingerprint="b" * 32, body=b'{"id": 2}', at=later))
+    [waiting] = (await ledger.get("/v1/quarantine"))["items"]
+    assert (waiting["id"], waiting["outcome"]) == (str(second), "conflict")
+    released = await ledger.post(f"/v1/quarantine/{second}/release", {"reason": "the first one was wrong"})
+    assert released.status_code == 202
+    await ledger.run_jobs()
+    [(topic, key, envelope)] = await ledger.outbox()
+    assert (topic, envelope.id, envelope.data) == (STANDARD, f"e1+{released.json()['job']}", b'{"id": 2}')
+    assert DeliveryAttributes.of(envelope).fingerprint == "b" * 32
+    await ledger.store(Message(envelope, key.encode(), Origin(topic, 0, 7), []))
+    outcomes = {one["id"]: one["outcome"] for one in await ledger.search(event="e1")}
+    assert outcomes[str(second)] == "accepted"
