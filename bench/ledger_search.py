@@ -30,7 +30,8 @@ from webhook_gateway.selection import DeliveryFilter
 DAYS = 90
 # One entity has 20 deliveries: a payment with its changes, or a customer of a few orders.
 PER_ENTITY = 20
-CHUNK = 250_000
+CHUNK = 100_000
+FILLERS = 2
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLE = "deliveries"
 PLAIN = "plain_deliveries"
@@ -57,15 +58,25 @@ FROM (SELECT n, '{start}'::timestamptz + n * ('{days} days'::interval / {rows}) 
 """
 
 
-async def fill(connection: asyncpg.Connection[Any], table: str, rows: int) -> None:
-    """Insert rows in chunks, printing how far it is."""
-    for first in range(0, rows, CHUNK):
-        last = min(rows, first + CHUNK) - 1
-        started = time.perf_counter()
-        facts = {"entities": max(1, rows // PER_ENTITY), "start": START.isoformat(), "days": DAYS, "rows": rows}
-        await connection.execute(FILL.format(table=table, first=first, last=last, **facts), timeout=3600)
-        rate = (last + 1 - first) / (time.perf_counter() - started)
-        print(f"  {table}: {last + 1:>12,} rows, {rate:,.0f} rows/s", flush=True)
+async def fill(dsn: str, table: str, rows: int) -> None:
+    """Insert rows in chunks over `FILLERS` connections, printing how far it is."""
+    chunks = iter(range(0, rows, CHUNK))
+    started, done = time.perf_counter(), 0
+
+    async def worker() -> None:
+        nonlocal done
+        connection = await asyncpg.connect(dsn)
+        await init_connection(connection)
+        for first in chunks:
+            last = min(rows, first + CHUNK) - 1
+            facts = {"entities": max(1, rows // PER_ENTITY), "start": START.isoformat(), "days": DAYS, "rows": rows}
+            await connection.execute(FILL.format(table=table, first=first, last=last, **facts), timeout=3600)
+            done += last + 1 - first
+            rate = done / (time.perf_counter() - started)
+            print(f"  {table}: {done:>12,} rows, {rate:,.0f} rows/s", flush=True)
+        await connection.close()
+
+    await asyncio.gather(*(worker() for _ in range(FILLERS)))
 
 
 async def timed(call: Callable[[], Awaitable[Any]], count: int) -> list[float]:
@@ -190,11 +201,11 @@ async def prepare(dsn: str, rows: int, plain_rows: int) -> None:
             if day not in present:
                 async with connection.transaction():
                     await make(connection, DELIVERIES, day)
-        await fill(connection, TABLE, rows)
+        await fill(dsn, TABLE, rows)
         await connection.execute(f"CREATE TABLE {PLAIN} (LIKE {TABLE} INCLUDING DEFAULTS)")
         await connection.execute(f"ALTER TABLE {PLAIN} ADD PRIMARY KEY (id, item)")
         await connection.execute(f"CREATE INDEX ON {PLAIN} (received_at, id, item)")
-        await fill(connection, PLAIN, plain_rows)
+        await fill(dsn, PLAIN, plain_rows)
         await connection.execute("VACUUM ANALYZE", timeout=3600)
         for name in (TABLE, PLAIN):
             await sizes(connection, name)
