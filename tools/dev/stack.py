@@ -193,10 +193,6 @@ class Stack:
         wait_until(lambda: readiness(url).ready, deadline_s=READY_DEADLINE_S, what=replica, process=process)
         return process
 
-    def launch(self, name: str) -> None:
-        """Start one service that is not running, without waiting for it."""
-        self._launch(BY_NAME[name], {})
-
     def environment(self) -> dict[str, str]:
         """Return what `.run/env` holds: URLs, the broker's address and a new operator's token."""
         urls = {spec.url_variable: self.url(spec.name) for spec in self.specs}
