@@ -35,7 +35,7 @@ from tests.conftest import Platform
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.chaos, pytest.mark.timeout(1500)]
 
-# `make chaos-long` sends a million.
+# `make chaos` sends a million.
 DELIVERIES = int(os.environ.get("PATCHBAY_CHAOS_DELIVERIES", "200000"))
 CHUNKS = 10
 CONNECTIONS = 64

@@ -65,13 +65,15 @@ class GroupCommit(Generic[_Unit, _Item, _Result]):
         self._start()
 
     async def _run(self, *, alone: bool) -> None:
+        batch: list[tuple[_Item, asyncio.Future[_Result]]] = []
         try:
-            if not alone and len(self._waiting) < MAX_BATCH:
-                await self._clock.sleep(GATHER_S)
-        finally:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            self._gathering = False
-        try:
+            try:
+                if not alone and len(self._waiting) < MAX_BATCH:
+                    await self._clock.sleep(GATHER_S)
+            finally:
+                # Also when it is cancelled while it gathers: whoever waits is told below.
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                self._gathering = False
             async with self._unit() as unit:
                 results = await self._apply(unit, [item for item, _ in batch])
         except BaseException as error:
