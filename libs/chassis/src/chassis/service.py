@@ -1,7 +1,8 @@
 """A service process: what it is made of, and the one order in which it starts and drains (stack.md §2d).
 
 Stores first, then the producer and the relay, then state that handlers need, HTTP, and consumers last; the reverse on
-SIGTERM. Must never report ready before everything that answers depend on is there.
+SIGTERM. A store that is away is waited for, and `/ready` says which. Must never report ready before everything that
+answers depend on is there.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
+from aiokafka.errors import KafkaError
 from starlette.routing import BaseRoute
 
 from chassis.clock import Clock, SystemClock
@@ -35,7 +37,7 @@ from chassis.telemetry.traces import setup_traces
 log = logger(__name__)
 
 RELAY_DRAIN_S: Final = 5.0
-STATE_LOAD_TIMEOUT_S: Final = 60.0
+STORE_RETRY_S: Final = 1.0
 WATCH_INTERVAL_S: Final = 1.0
 INBOX_SWEEP_INTERVAL_S: Final = 3600.0
 # A stuck consumer does not recover by itself (aiokafka#1037): after this long the process ends, to be restarted.
@@ -44,6 +46,10 @@ STUCK_LIMIT_S: Final = 10.0
 LOOP_LAG_LIMIT_S: Final = 5.0
 
 Background = Callable[[], Awaitable[None]]
+
+
+class _ToldToStop(Exception):  # noqa: N818 (a signal, not a fault)
+    """SIGTERM came before the service was ready."""
 
 
 class Service:
@@ -139,19 +145,23 @@ class Service:
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             running: list[asyncio.Task[None]] = []
             stack.callback(lambda: [task.cancel() for task in running])
-            await self._start(stack, lambda name, run: running.append(tasks.create_task(self._watched(name, run))))
-            settle_garbage_collector()
-            gauge(SERVICE_READY).labels(self.name).set(1)
-            log.info("ready", port=self.settings.http_port)
-            await self._stop.wait()
-            gauge(SERVICE_READY).labels(self.name).set(0)
-            self._starting = "draining"
-            log.info("draining")
-            if self._front is not None:
-                await self.clock.sleep(self.settings.farewell_s)
+            with suppress(_ToldToStop):
+                await self._start(stack, lambda name, run: running.append(tasks.create_task(self._watched(name, run))))
+                await self._serve()
             await stack.aclose()
             for task in running:
                 task.cancel()
+
+    async def _serve(self) -> None:
+        settle_garbage_collector()
+        gauge(SERVICE_READY).labels(self.name).set(1)
+        log.info("ready", port=self.settings.http_port)
+        await self._stop.wait()
+        gauge(SERVICE_READY).labels(self.name).set(0)
+        self._starting = "draining"
+        log.info("draining")
+        if self._front is not None:
+            await self.clock.sleep(self.settings.farewell_s)
 
     async def _start(self, stack: AsyncExitStack, spawn: Callable[[str, Background], None]) -> None:
         server = self._server()
@@ -166,7 +176,7 @@ class Service:
             spawn(name, run)
         if self._loops.loops:
             self._starting = "joining consumer groups"
-            await self._loops.start()
+            await self._once_there(self._loops.start)
             stack.push_async_callback(self._loops.stop)
         spawn("watchdog", self._watch)
         self._starting = ""
@@ -183,11 +193,11 @@ class Service:
     async def _open_stores(self, stack: AsyncExitStack, spawn: Callable[[str, Background], None]) -> None:
         if self.database is not None:
             self._starting = "waiting for the database"
-            await self.database.open()
+            await self._once_there(self.database.open)
             stack.push_async_callback(self.database.close)
         self._starting = "waiting for Kafka"
         for publisher in self._publishers:
-            await publisher.start()
+            await self._once_there(publisher.start)
             stack.push_async_callback(publisher.stop)
         if self.database is not None:
             relay = OutboxRelay(self.database, self.publisher, self.clock)
@@ -198,10 +208,31 @@ class Service:
     async def _load_state(self, spawn: Callable[[str, Background], None]) -> None:
         for reader in self._readers:
             spawn("state reader", reader.run)
-        self._starting = "reading state topics"
-        async with asyncio.timeout(STATE_LOAD_TIMEOUT_S):
-            for reader in self._readers:
-                await reader.loaded.wait()
+        for reader in self._readers:
+            self._starting = f"reading {reader.topic}"
+            await self._unless_stopped(reader.loaded.wait())
+
+    async def _once_there(self, start: Background) -> None:
+        """Start what needs a store, and wait for as long as the store is away; what else is wrong raises at once."""
+        while True:
+            try:
+                return await start()
+            except Exception as error:
+                if not (error.retriable if isinstance(error, KafkaError) else is_unavailable(error)):
+                    raise
+                log.warning("store_away", starting=self._starting, error=type(error).__name__)
+            await self._unless_stopped(self.clock.sleep(STORE_RETRY_S))
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, Any]) -> None:
+        """Wait, but raise `_ToldToStop` as soon as the service is told to stop."""
+        stop, awaited = asyncio.create_task(self._stop.wait()), asyncio.create_task(waiting)
+        try:
+            await asyncio.wait([stop, awaited], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            awaited.cancel()
+        if self._stop.is_set():
+            raise _ToldToStop
 
     async def _watched(self, name: str, run: Background) -> None:
         try:

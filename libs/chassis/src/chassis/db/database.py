@@ -101,18 +101,23 @@ class Database:
         self.clock = DatabaseClock()
 
     async def open(self) -> None:
-        """Open the pool; raises `OSError` or `asyncpg.PostgresError` when the server refuses."""
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=2,
-                max_size=self._pool_size,
-                init=init_connection,
-                reset=self._reset,
-                timeout=ACQUIRE_TIMEOUT_S,
-                server_settings=server_settings(self._service) | {tenancy.SETTING: tenancy.EVERYONE},
-            )
+        """Open the pool; raises what `is_unavailable` knows, and may be tried again, when the server refuses."""
+        if self._pool is not None:
+            return
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=2,
+            max_size=self._pool_size,
+            init=init_connection,
+            reset=self._reset,
+            timeout=ACQUIRE_TIMEOUT_S,
+            server_settings=server_settings(self._service) | {tenancy.SETTING: tenancy.EVERYONE},
+        )
+        try:
             await self.ping()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Close the pool after its connections are returned."""

@@ -142,8 +142,12 @@ class LoopRunner:
         self._subscribers.append(subscriber)
 
     async def start(self) -> None:
-        """Connect and begin to consume; raises `KafkaError` when no broker answers."""
-        await self._broker.start()
+        """Connect and begin to consume; raises `KafkaError` when no broker answers, and may be tried again."""
+        try:
+            await self._broker.start()
+        except BaseException:
+            await self._broker.stop()
+            raise
 
     async def stop(self) -> None:
         """Finish the batches in flight, leave the groups and disconnect."""

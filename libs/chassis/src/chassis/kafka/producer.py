@@ -27,6 +27,7 @@ MAX_REQUEST_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 RELAY_LINGER_MS: Final = 5
 # After one of these the idempotent sequence is lost until the client is replaced (aiokafka#1017).
 _WEDGED: Final = (OutOfOrderSequenceNumber, UnknownProducerId, ProducerFenced)
+_REBUILD_RETRY_S: Final = 1.0
 
 
 def partition_for(key: bytes, partitions: int) -> int:
@@ -59,15 +60,22 @@ class Publisher:
             "partitioner": _partitioner,
         }
         self._producer: AIOKafkaProducer | None = None
-        self._rebuilding = asyncio.Lock()
+        self._rebuilding: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect; raises `KafkaError` when no broker answers."""
-        self._producer = AIOKafkaProducer(**self._options)
-        await self._producer.start()
+        """Connect; raises `KafkaError` when no broker answers, and may be tried again."""
+        producer = AIOKafkaProducer(**self._options)
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
 
     async def stop(self) -> None:
         """Flush and disconnect."""
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
         if self._producer is not None:
             await self._producer.stop()
             self._producer = None
@@ -94,7 +102,7 @@ class Publisher:
             # futures that are done when the batch is acknowledged.
             metadata = await (await producer.send(topic, value=value, key=key, headers=headers))
         except _WEDGED as error:
-            await self._rebuild(producer)
+            self._rebuild(producer)
             raise Transient("broker_unavailable", type(error).__name__) from error
         except KafkaError as error:
             raise Transient("broker_unavailable", type(error).__name__) from error
@@ -119,7 +127,7 @@ class Publisher:
             sends = [self._send_partition(producer, *target, group) for target, group in by_partition.items()]
             await asyncio.gather(*(future for futures in await asyncio.gather(*sends) for future in futures))
         except _WEDGED:
-            await self._rebuild(producer)
+            self._rebuild(producer)
             raise
 
     async def _send_partition(
@@ -142,15 +150,24 @@ class Publisher:
             raise Transient("broker_unavailable", "the producer is not connected")
         return self._producer
 
-    async def _rebuild(self, wedged: AIOKafkaProducer) -> None:
-        async with self._rebuilding:
-            if self._producer is not wedged:
-                return
-            log.error("producer_rebuilt")
-            counter(PRODUCER_REBUILDS).inc()
-            self._producer = None
-            asyncio.get_running_loop().create_task(_stop_quietly(wedged))
-            await self.start()
+    def _rebuild(self, wedged: AIOKafkaProducer) -> None:
+        """Replace a producer in the background; until that is done, whoever writes is told to come again."""
+        if self._producer is not wedged:
+            return
+        log.error("producer_rebuilt")
+        counter(PRODUCER_REBUILDS).inc()
+        self._producer = None
+        self._rebuilding = asyncio.create_task(self._replace(wedged))
+
+    async def _replace(self, wedged: AIOKafkaProducer) -> None:
+        stopping = asyncio.create_task(_stop_quietly(wedged))
+        while self._producer is None:
+            try:
+                await self.start()
+            except (KafkaError, OSError) as error:
+                log.warning("producer_not_rebuilt", error=type(error).__name__)
+                await asyncio.sleep(_REBUILD_RETRY_S)
+        await stopping
 
 
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:

@@ -39,13 +39,18 @@ class StateReader:
         self._consumer: AIOKafkaConsumer | None = None
         self.loaded = asyncio.Event()
 
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._topic.name
+
     async def run(self) -> None:
         """Follow the topic until cancelled; reconnects, keeping the last state, when the broker is away."""
         while True:
             try:
                 await self._follow()
             except KafkaError as error:
-                log.warning("state_reader_lost_broker", topic=self._topic.name, error=type(error).__name__)
+                log.warning("state_reader_lost_broker", topic=self.topic, error=type(error).__name__)
                 await self._clock.sleep(_RECONNECT_S)
 
     async def _follow(self) -> None:
@@ -55,9 +60,9 @@ class StateReader:
             auto_offset_reset="earliest",
             fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
         )
-        await consumer.start()
         try:
-            partitions = [TopicPartition(self._topic.name, index) for index in range(self._topic.partitions)]
+            await consumer.start()
+            partitions = [TopicPartition(self.topic, index) for index in range(self._topic.partitions)]
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             ends = {p: end for p, end in (await consumer.end_offsets(partitions)).items() if end}
@@ -75,7 +80,7 @@ class StateReader:
         try:
             self._apply(text, None if value is None else from_record(value, headers))
         except Invalid as error:
-            log.warning("state_record_invalid", topic=self._topic.name, key=text, code=error.code)
+            log.warning("state_record_invalid", topic=self.topic, key=text, code=error.code)
 
 
 async def _reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
