@@ -225,7 +225,9 @@ def applied(platform: Platform, kind: Kind, tenant: str) -> Counter[str]:
     return Counter(word for words in asked for word in words if word.startswith(tenant) and "@" not in word)
 
 
-async def test_every_command_has_one_effect(platform: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_every_command_has_one_effect(
+    platform: Platform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tenant, dsn = f"effects-{uuid.uuid4().hex[:8]}", platform.stack.database_url("sync-worker")
     [begun] = await rows(dsn, "SELECT now() AS at")
     accounts: defaultdict[str, list[uuid.UUID]] = defaultdict(list)
