@@ -40,6 +40,8 @@ from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_
 from health_monitor.app import create
 from health_monitor.settings import Settings
 from health_monitor.states import Machine
+from sync_worker.outbound.breaker import ROUTE, Breakers
+from sync_worker.outbound.path import DOUBT_S
 
 PROCESSES, SUBSCRIPTIONS = 4, 5
 TICK_S = 0.01
@@ -53,6 +55,7 @@ BURST_GAPS_S = (0.0, 0.1, 0.2)
 # Until a worker hears of a decision, p99 of `propagation` below.
 HEARD_S = 0.01
 CAPABILITY = "messaging.sms"
+_ROUTE = ("acme", CAPABILITY)
 MOST_FAILURES = 100
 
 
@@ -100,6 +103,8 @@ class World:
     failed_calls: int = 0
     switches: list[tuple[float, RouteState]] = field(default_factory=list)
     _due: list[tuple[float, bool, int, str]] = field(default_factory=list)
+    _reported: list[tuple[float, bool, int, str]] = field(default_factory=list)
+    _waiting: list[tuple[float, int]] = field(default_factory=list)
     _number: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +113,11 @@ class World:
         self._call_at = self._dice.random() / (self.rate or 1)
         self._probes_at = [[self._dice.random() * PROBE_EVERY["idle"]] for _ in range(WORKERS)]
         self._wanted = "idle"
+        self.doubts: list[Breakers[tuple[str, str]]] = [
+            Breakers(lambda: self.now, self._dice.uniform, ROUTE) for _ in range(WORKERS)
+        ]
+        for worker, doubt in enumerate(self.doubts if self.baseline is None else ()):
+            doubt.on_open = lambda _place, worker=worker: self._burst(worker)  # type: ignore[misc]
 
     @property
     def share(self) -> float:
@@ -123,15 +133,41 @@ class World:
             if self.rate and self.now >= self._call_at:
                 self._call_at += 1 / self.rate
                 if self._dice.random() < self.share:
-                    self._start(probe=False)
+                    self._ask()
+            self._go_on()
             self._probe()
             arrived = [one for one in self._due if one[0] <= self.now]
             self._due = [one for one in self._due if one[0] > self.now]
-            for _, probe, number, outcome in arrived:
+            for at, probe, number, outcome in arrived:
+                self._end(at, outcome, number, probe=probe)
+            reported = [one for one in self._reported if one[0] <= self.now]
+            self._reported = [one for one in self._reported if one[0] > self.now]
+            for _, probe, number, outcome in reported:
                 self._arrive(outcome, number, probe=probe)
             if self.baseline is None:
                 self._note(self.machine.tick(self.now))
         return self
+
+    def _ask(self) -> None:
+        """Make a call, or let it wait where its worker's last two failed."""
+        self._number += 1
+        if self.baseline is None and self.doubts[self._number % WORKERS].shut_for_s(_ROUTE) > 0:
+            self._waiting.append((self.now + DOUBT_S, self._number))
+        else:
+            self._start(self._number, probe=False)
+
+    def _go_on(self) -> None:
+        """Take up calls that wait; they go elsewhere once a decision is there, and later if none is."""
+        waiting, self._waiting = self._waiting, []
+        for until, number in waiting if self.share else ():
+            if self.doubts[number % WORKERS].shut_for_s(_ROUTE) == 0:
+                self._start(number, probe=False)
+            elif self.now < until:
+                self._waiting.append((until, number))
+
+    def _burst(self, worker: int) -> None:
+        planned = self._probes_at[worker]
+        planned[:] = [self.now + gap for gap in BURST_GAPS_S]
 
     def _probe(self) -> None:
         """Send the probes that are due, of each worker."""
@@ -147,17 +183,22 @@ class World:
                 planned[:] = [min(planned[0], self.now + PROBE_EVERY[wanted])]
             while planned[0] <= self.now:
                 sent = planned.pop(0)
-                self._start(probe=True)
+                self._number += 1
+                self._start(self._number, probe=True)
                 if not planned:
                     planned.append(sent + PROBE_EVERY[wanted])
 
-    def _start(self, *, probe: bool) -> None:
-        self._number += 1
+    def _start(self, number: int, *, probe: bool) -> None:
         mode = self.fault(self.now)
         takes = {"ok": 0.05, "500": 0.02, "hang": PROBE_TIMEOUT_S if probe else HANG_AGE_S}[mode]
         if mode != "ok" and not probe:
             self.failed_calls += 1
-        self._due.append((self.now + takes + FLUSH_S, probe, self._number, mode))
+        self._due.append((self.now + takes, probe, number, mode))
+
+    def _end(self, at: float, mode: str, number: int, *, probe: bool) -> None:
+        """Let a worker see how a call ended; the health monitor hears of it a flush later."""
+        self.doubts[number % WORKERS].record(_ROUTE, failed=mode != "ok")
+        self._reported.append((at + FLUSH_S, probe, number, mode))
 
     def _arrive(self, mode: str, number: int, *, probe: bool) -> None:
         if self.baseline is not None:
@@ -209,6 +250,9 @@ def virtual(runs: int) -> None:
     print(f"{'fault':<22}{'to the decision (s)':>22}{'failed calls':>16}{'back at 100 % (s)':>20}")
     for rate, mode, name in (
         (10, "500", "5xx, 10 calls/s"),
+        (20, "500", "5xx, 20 calls/s"),
+        (50, "500", "5xx, 50 calls/s"),
+        (100, "500", "5xx, 100 calls/s"),
         (10, "hang", "hang, 10 calls/s"),
         (0, "500", "5xx, no traffic"),
     ):

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ from sync_worker.limiter.policies import PolicyBook
 from sync_worker.limiter.pools import FREE, Grant
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 from sync_worker.models import Connection
-from sync_worker.outbound.breaker import Breakers
+from sync_worker.outbound.breaker import ROUTE, Breakers, WorkerBreakers
 from sync_worker.outbound.client import Failure
 from sync_worker.outbound.path import Path as CallPath
 from sync_worker.outbound.path import Quotas
@@ -217,8 +218,14 @@ class SilentPublisher:
         self.sent.append(envelope)
 
 
-def path_of(tokens: Any, client: Any, routes: RouteTable, clock: ManualClock, limiter: Any = None) -> CallPath:
-    """Return the outbound path around a scripted client."""
+def path_of(
+    tokens: Any, client: Any, routes: RouteTable, clock: ManualClock, limiter: Any = None, *, doubts: bool = False
+) -> CallPath:
+    """Return the outbound path around a scripted client; only with `doubts` do calls wait after two failures."""
+    breakers = WorkerBreakers.build(clock.monotonic, lambda _low, high: high)
+    if not doubts:
+        never: Breakers[tuple[str, str]] = Breakers(clock.monotonic, random.uniform, replace(ROUTE, failures=1 << 30))
+        breakers = replace(breakers, route=never)
     policies, retries = PolicyBook(), RetryBudgets()
     free: Any = limiter or FreeLimiter()
     feedback = Feedback(free, policies, UsageBook(clock, "w"), retries, clock)
@@ -227,7 +234,7 @@ def path_of(tokens: Any, client: Any, routes: RouteTable, clock: ManualClock, li
         tokens,
         client,
         routes,
-        breakers=Breakers(clock.monotonic, lambda _low, high: high),
+        breakers=breakers,
         quotas=Quotas(free, policies, retries, feedback),
         reporter=CallReporter(publisher, routes, clock, worker="w"),
         clock=clock,

@@ -125,6 +125,7 @@ def _outbound(service: Service, settings: Settings, database: Database, parts: P
     prober = Prober(database, outbound.path, outbound.routes, clock, random.uniform)
     outbound.reporter.on_call, outbound.reporter.on_first_failure = prober.saw_call, prober.saw_failure
     outbound.routes.on_change = prober.saw_route
+    outbound.breakers.route.on_open = prober.saw_doubt
     service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_ROUTES, outbound.routes.apply))
     service.add_reader(StateReader(settings.kafka_bootstrap, HEALTH_QUOTAS, outbound.policies.apply))
     service.add_background("call reports", outbound.reporter.run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +14,8 @@ from chassis.testing.clock import ManualClock
 from contracts.errors import Terminal, Transient
 from contracts.events.health import RouteChanged, RouteState
 from providers.sdk import Account, HttpRequest
-from sync_worker.outbound.path import Plan
+from sync_worker.outbound.breaker import ROUTE
+from sync_worker.outbound.path import DOUBT_S, Plan
 from sync_worker.outbound.route_table import RouteTable
 
 pytestmark = pytest.mark.asyncio
@@ -52,6 +55,7 @@ class Client:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
         self.sent: list[HttpRequest] = []
+        self.all_at_once = False
 
     async def send(self, _provider: Any, _account: Account, request: HttpRequest, *_: Any, **__: Any) -> Any:
         self.sent.append(request)
@@ -65,13 +69,13 @@ class Desk:
         self.kit = kit
         self.clock, self.routes, self.tokens = ManualClock(kit.start), RouteTable(), Tokens()
         self.client = Client(*answers)
-        self.path = kit.path_of(self.tokens, self.client, self.routes, self.clock)
+        self.path = kit.path_of(self.tokens, self.client, self.routes, self.clock, doubts=True)
         self.marks = 0
         self.mark_says = True
 
     async def mark(self) -> bool:
         self.marks += 1
-        assert not self.client.sent, "it is marked before anything leaves"
+        assert self.client.all_at_once or not self.client.sent, "it is marked before anything leaves"
         return self.mark_says
 
     async def call(self, **known: Any) -> Any:
@@ -86,6 +90,18 @@ class Desk:
             **known,
         )
         return await self.path.call(plan, self.mark)
+
+
+def down(kit: Any) -> RouteChanged:
+    return RouteChanged(
+        provider="payer",
+        capability="payments",
+        epoch=(1, 1),
+        state=RouteState.DOWN,
+        share=0,
+        reason="4 of 4 calls failed",
+        decided_at=kit.start,
+    )
 
 
 async def test_a_call_is_marked_then_sent_with_the_credential_of_the_moment(kit: Any) -> None:
@@ -113,17 +129,7 @@ async def test_without_a_working_connection_nothing_is_marked(
 
 async def test_a_shut_route_parks_and_a_probe_takes_it_all_the_same(kit: Any) -> None:
     desk = Desk(kit, kit.answered(200))
-    desk.routes.put(
-        RouteChanged(
-            provider="payer",
-            capability="payments",
-            epoch=(1, 1),
-            state=RouteState.DOWN,
-            share=0,
-            reason="4 of 4 calls failed",
-            decided_at=kit.start,
-        )
-    )
+    desk.routes.put(down(kit))
     parked = await desk.call()
     assert (parked.meaning, parked.code, desk.marks) == ("parked", "route_shut", 0)
     assert "4 of 4 calls failed" in parked.detail
@@ -139,11 +145,60 @@ async def test_no_attempt_starts_without_time_left(kit: Any) -> None:
 async def test_failures_in_a_row_open_this_workers_breaker(kit: Any) -> None:
     desk = Desk(kit, *[kit.broken] * 5)
     for _ in range(5):
+        # Past what the route's own breaker holds: this is about the account's.
+        desk.clock.advance(ROUTE.max_hold_s)
         assert (await desk.call()).meaning == "unclear"
         desk.client.sent.clear()
     parked = await desk.call()
     assert (parked.meaning, parked.code) == ("parked", "breaker_open")
-    assert parked.retry_after_s > 0
+    assert parked.retry_after_s > ROUTE.max_hold_s / 2
+
+
+async def doubtful(kit: Any, *answers: Any) -> Desk:
+    """Return a desk whose last two calls failed."""
+    desk = Desk(kit, kit.broken, kit.broken, *answers)
+    for _ in range(2):
+        await desk.call()
+        desk.client.sent.clear()
+    return desk
+
+
+async def passed(desk: Desk, calls: list[asyncio.Task[Any]], seconds: float) -> None:
+    """Let a call's wait go by in steps."""
+    for _ in range(round(seconds / 0.05)):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if all(call.done() for call in calls):
+            return
+        desk.clock.advance(0.05)
+
+
+async def test_after_two_failures_calls_wait_for_one_that_tries(kit: Any) -> None:
+    desk = await doubtful(kit, *[kit.answered(200)] * 3)
+    desk.client.all_at_once = True
+    calls = [asyncio.create_task(desk.call()) for _ in range(3)]
+    await passed(desk, calls, ROUTE.hold_s - 0.1)
+    assert desk.client.sent == [], "nothing leaves while nobody knows"
+    await passed(desk, calls, 0.5)
+    assert [(await call).meaning for call in calls] == ["success"] * 3
+
+
+async def test_calls_that_wait_are_parked_as_soon_as_the_health_monitor_has_decided(kit: Any) -> None:
+    desk = await doubtful(kit)
+    call = asyncio.create_task(desk.call())
+    await passed(desk, [call], 0.1)
+    desk.routes.put(down(kit))
+    await passed(desk, [call], 0.1)
+    assert ((await call).code, desk.client.sent) == ("route_shut", [])
+
+
+async def test_a_trial_that_fails_parks_the_others_because_the_next_one_is_too_far_off(kit: Any) -> None:
+    desk = await doubtful(kit, kit.broken)
+    desk.client.all_at_once = True
+    calls = [asyncio.create_task(desk.call()) for _ in range(4)]
+    await passed(desk, calls, DOUBT_S + 0.5)
+    found = Counter([(await call).code for call in calls])
+    assert (found["breaker_open"], len(desk.client.sent)) == (3, 1), found
 
 
 async def test_retries_have_a_budget(kit: Any) -> None:

@@ -157,7 +157,10 @@ class Executor:
                 try:
                     await self.execute(effect)
                 except Exception as error:
-                    log.error("effect_interrupted", effect=effect.key, exc_info=error)
+                    if is_unavailable(error):
+                        log.warning("effect_waits_for_database", effect=effect.key, error=type(error).__name__)
+                    else:
+                        log.error("effect_interrupted", effect=effect.key, exc_info=error)
                     await self._clock.sleep(INTERRUPTED_RETRY_S)
                 finally:
                     self._running.discard(effect.key)
@@ -193,9 +196,9 @@ class Executor:
             if span is not None:
                 span.set_attribute("patchbay.outcome", type(outcome).__name__.lower())
         except Exception as error:
-            log.error("effect_call_failed", effect=effect.key, exc_info=error)
             if not marked:
                 raise
+            log.error("effect_call_failed", effect=effect.key, exc_info=error)
             outcome = Unclear("call_failed", type(error).__name__)
         finally:
             if span is not None:

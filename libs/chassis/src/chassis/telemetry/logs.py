@@ -7,11 +7,43 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, FilteringBoundLogger
+
+# While a broker is away, each loop of aiokafka says so ten times a second.
+REPEATED: Final = "aiokafka"
+REPEAT_EVERY_S: Final = 10.0
+_REMEMBERED: Final = 1000
+
+
+class Seldom(logging.Filter):
+    """Lets a library say the same thing once in `REPEAT_EVERY_S`, with the number of times that were left out."""
+
+    def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(name)
+        self._monotonic = monotonic
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is written; records of other loggers always are."""
+        if not super().filter(record):
+            return True
+        now, key = self._monotonic(), (record.name, str(record.msg))
+        at, left_out = self._said.get(key, (float("-inf"), 0))
+        if now - at < REPEAT_EVERY_S:
+            self._said[key] = at, left_out + 1
+            return False
+        if len(self._said) >= _REMEMBERED:
+            self._said.clear()
+        self._said[key] = now, 0
+        if left_out:
+            record.msg = f"{record.msg} ({left_out} like this left out)"
+        return True
 
 
 def _add_trace_id(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -46,6 +78,7 @@ def setup_logs(service: str, level: str) -> None:
             ],
         )
     )
+    handler.addFilter(Seldom(REPEATED))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

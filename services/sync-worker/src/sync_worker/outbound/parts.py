@@ -28,7 +28,7 @@ from sync_worker.limiter.policies import PolicyBook
 from sync_worker.limiter.store import QuotaStore
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 from sync_worker.metrics import CALLS_UNREPORTED
-from sync_worker.outbound.breaker import Breakers
+from sync_worker.outbound.breaker import WorkerBreakers
 from sync_worker.outbound.client import ProviderClient
 from sync_worker.outbound.path import Path, Quotas
 from sync_worker.outbound.reports import SOURCE, CallReporter
@@ -51,6 +51,7 @@ class OutboundParts:
     client: ProviderClient
     subscriber: MirrorSubscriber
     path: Path
+    breakers: WorkerBreakers
 
     @classmethod
     def build(
@@ -75,11 +76,11 @@ class OutboundParts:
         reporter = CallReporter(publisher, routes, clock, worker=worker)
         client = ProviderClient(clock, base_url_override=base_url_override)
         # Cryptographic strength is for secrets; a breaker only needs its trials spread.
-        breakers = Breakers(clock.monotonic, random.uniform)
+        breakers = WorkerBreakers.build(clock.monotonic, random.uniform)
         quotas = Quotas(limiter, policies, retries, feedback)
         path = Path(tokens, client, routes, breakers=breakers, quotas=quotas, reporter=reporter, clock=clock)
         usage = UsageReporter(publisher, book, clock)
-        return cls(routes, policies, limiter, usage, reporter, client, subscriber, path)
+        return cls(routes, policies, limiter, usage, reporter, client, subscriber, path, breakers)
 
 
 class UsageReporter:

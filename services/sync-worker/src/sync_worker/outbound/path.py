@@ -14,6 +14,7 @@ from typing import Final
 from uuid import UUID
 
 from chassis.clock import Clock
+from chassis.db.connection import is_unavailable
 from chassis.telemetry.metrics import bound_counter, bound_histogram
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.health import CallClass
@@ -28,13 +29,16 @@ from sync_worker.limiter.policies import CallPath, PolicyBook, Turn
 from sync_worker.limiter.pools import Grant
 from sync_worker.limiter.usage import RetryBudgets
 from sync_worker.metrics import REQUEST_SECONDS, REQUESTS
-from sync_worker.outbound.breaker import Breakers
+from sync_worker.outbound.breaker import WorkerBreakers
 from sync_worker.outbound.client import Failure, FailureKind, ProviderClient
 from sync_worker.outbound.reports import Call, CallReporter, InFlight
 from sync_worker.outbound.route_table import RouteTable
 
 # No attempt starts with less time than this: it would only be cut off (sync-worker.md §4.1).
 LEAST_TIME_S: Final = 0.1
+# While nobody knows yet whether a provider is gone, calls wait rather than fail: about as long as a decision takes.
+DOUBT_S: Final = 1.0
+DOUBT_POLL_S: Final = 0.05
 # What kept a call from being made, beside what an answer can mean.
 Verdict = Meaning | str
 _FAILED: Final[dict[FailureKind, tuple[str, Outcome]]] = {
@@ -122,7 +126,7 @@ class Path:
         client: ProviderClient,
         routes: RouteTable,
         *,
-        breakers: Breakers,
+        breakers: WorkerBreakers,
         quotas: Quotas,
         reporter: CallReporter,
         clock: Clock,
@@ -140,17 +144,22 @@ class Path:
 
         `mark` commits that the request leaves now; while it is false nothing does.
         """
+        admitted = False
         try:
             account = await self._connection(plan)  # 1
             self._route(plan)  # 2
-            self._breaker(plan)  # 3
+            await self._breaker(plan)  # 3
+            admitted = True
             self._time_left(plan)  # 4
             self._retry_budget(plan)  # 5
             path, grant = await self._quota(plan)  # 6
         except NotTried as reason:
+            if admitted:
+                self._heard(plan, failed=None)
             return reason.result
         try:
             if mark is not None and not await mark():  # 7
+                self._heard(plan, failed=None)
                 return Result("superseded")
             account = await self._credential(plan, account)  # 8
             result = await self._send(plan, account, path)  # 9, 10 and 11
@@ -182,11 +191,26 @@ class Path:
         if shut is not None:
             raise NotTried("parked", "route_shut", shut.reason, shut.retry_after_s)
 
-    def _breaker(self, plan: Plan) -> None:
-        """(3) This worker itself has not just seen it fail again and again."""
-        wait_s = 0.0 if plan.probe else self._breakers.shut_for_s(_place(plan))
-        if wait_s > 0:
-            raise NotTried("parked", "breaker_open", "the last calls of this worker failed", wait_s)
+    async def _breaker(self, plan: Plan) -> None:
+        """(3) This worker itself has not just seen it fail again and again.
+
+        Where its last two calls of the route failed, it waits for a trial's outcome or a decision of the health
+        monitor.
+        """
+        if plan.probe:
+            return
+        shut_s = self._breakers.account.shut_for_s(_place(plan))
+        if shut_s > 0:
+            raise NotTried("parked", "breaker_open", "the last calls of this worker failed", shut_s)
+        route = _route(plan)
+        until = 0.0
+        while (doubt_s := self._breakers.route.shut_for_s(route)) > 0:
+            now = self._clock.monotonic()
+            until = until or now + min(DOUBT_S, self._time_left(plan))
+            if now + doubt_s > until:
+                raise NotTried("parked", "breaker_open", "the last calls of this worker failed", doubt_s)
+            await self._clock.sleep(min(doubt_s, DOUBT_POLL_S))
+            self._route(plan)
 
     def _time_left(self, plan: Plan) -> float:
         """(4) Return the seconds that an attempt may take: the operation's limit, or what the caller has left."""
@@ -223,7 +247,10 @@ class Path:
             return plan.account
         try:
             return await self._tokens.account(plan.connection, wait_s=LEAST_TIME_S)
-        except PatchbayError:
+        except Exception as error:
+            # Nothing has left yet, and the effect is marked: to give up here would leave it in doubt for nothing.
+            if not (isinstance(error, PatchbayError) or is_unavailable(error)):
+                raise
             return account
 
     async def _send(self, plan: Plan, account: Account, path: CallPath) -> Result:
@@ -258,7 +285,12 @@ class Path:
         bound_histogram(REQUEST_SECONDS, slug, plan.operation).observe(seconds)
         failed = outcome in _BREAKS
         if breaks:
-            self._breakers.record(_place(plan), failed=failed if failed or outcome == "success" else None)
+            self._heard(plan, failed=failed if failed or outcome == "success" else None)
+
+    def _heard(self, plan: Plan, *, failed: bool | None) -> None:
+        """Tell the breakers; None says nothing of the provider, and lets another call be the trial."""
+        self._breakers.account.record(_place(plan), failed=failed)
+        self._breakers.route.record(_route(plan), failed=failed)
 
     async def _with_new_credential(self, plan: Plan, refused: Account, path: CallPath, first: Result) -> Result:
         """Send once more with a renewed credential; a provider that refuses it too waits for a person."""
@@ -289,6 +321,10 @@ _SAID: Final[dict[FailureKind, str]] = {
 
 def _place(plan: Plan) -> tuple[str, str, str]:
     return plan.provider.slug, plan.operation, str(plan.connection)
+
+
+def _route(plan: Plan) -> tuple[str, str]:
+    return plan.provider.slug, plan.capability
 
 
 def _call_of(plan: Plan) -> Call:

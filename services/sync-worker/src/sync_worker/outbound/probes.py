@@ -1,8 +1,8 @@
 """Probes with real credentials: a cheap read shows whether a provider works, also when nobody else calls it.
 
-As often as the health monitor wants, and three at once when it begins to want a burst or the first call of a quiet
-provider fails (health-monitor.md §4.3). Must never be the reason that a provider's quota runs out: probes have a class
-of their own.
+As often as the health monitor wants, and three at once when it begins to want a burst, when the first call of a quiet
+provider fails (health-monitor.md §4.3) or two calls in a row of a busy one. Must never be the reason that a provider's
+quota runs out: probes have a class of their own.
 """
 
 from __future__ import annotations
@@ -72,6 +72,13 @@ class Prober:
         busy = len(recent) == BUSY_CALLS and self._clock.monotonic() - recent[0] < 1
         if not busy:
             self._start_burst(place)
+
+    def saw_doubt(self, place: Place) -> None:
+        """Ask at once where this worker's last calls failed, because its next ones wait for what is found out.
+
+        Does not block.
+        """
+        self._start_burst(place)
 
     async def run(self) -> None:
         """Probe what is due."""
