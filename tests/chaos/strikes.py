@@ -28,34 +28,16 @@ def spoil(platform: Platform, provider: str, faults: Sequence[Fault]) -> None:
 
 
 @dataclass
-class OtherWorker:
-    """A second worker whose clock is an hour off; only the wall clock, as on a machine whose clock is set wrong."""
+class Replica:
+    """A further worker of the fleet."""
 
     platform: Platform
-    folder: Path
-    offset_s: int = 3600
+    instance: str
     process: Process | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start it; an AssertionError says what is not installed."""
-        library = faketime_library()
-        assert library is not None, "Debian's package faketime is missing: make setup"
-        self._set()
-        self.process = self.platform.stack.join(
-            "sync-worker",
-            "1",
-            {
-                "LD_PRELOAD": str(library),
-                "FAKETIME_TIMESTAMP_FILE": str(self.folder / "clock"),
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_CACHE_DURATION": "1",
-            },
-        )
-
-    def jump(self) -> None:
-        """Set the clock to the other side of the truth, while the worker runs."""
-        self.offset_s = -self.offset_s
-        self._set()
+        """Start it and wait until it is ready."""
+        self.process = self.platform.stack.join("sync-worker", self.instance, self.environment())
 
     def crash(self) -> None:
         """Kill it in the middle of what it does, and start it again."""
@@ -67,6 +49,39 @@ class OtherWorker:
         """Stop it, if it runs."""
         if self.process is not None:
             self.process.stop(30)
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what it is started with beside what all of them are."""
+        return {}
+
+
+@dataclass
+class SkewedReplica(Replica):
+    """A worker whose clock is an hour off; only the wall clock, as on a machine whose clock is set wrong."""
+
+    folder: Path = field(kw_only=True)
+    offset_s: int = 3600
+
+    def start(self) -> None:
+        """Start it; an AssertionError says what is not installed."""
+        self._set()
+        super().start()
+
+    def jump(self) -> None:
+        """Set the clock to the other side of the truth, while the worker runs."""
+        self.offset_s = -self.offset_s
+        self._set()
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what makes the clock wrong."""
+        library = faketime_library()
+        assert library is not None, "Debian's package faketime is missing: make setup"
+        return {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self.folder / "clock"),
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_CACHE_DURATION": "1",
+        }
 
     def _set(self) -> None:
         written = self.folder / "clock.new"
@@ -83,13 +98,14 @@ class Rhythm:
 
 
 # A worker every 10 s and PostgreSQL every 20 s are what the platform promises to survive; the first strikes are spread.
+# "worker" is the first two in turn, "skewed worker" the one with the wrong clock.
 RHYTHMS: Mapping[str, Rhythm] = {
     "worker": Rhythm(5, 10),
     "outage": Rhythm(8, 75),
     "postgres": Rhythm(14, 20),
     "clock": Rhythm(18, 15),
     "redis": Rhythm(22, 40),
-    "other worker": Rhythm(27, 30),
+    "skewed worker": Rhythm(27, 30),
     "broker": Rhythm(33, 60),
 }
 REDIS_AWAY_S = 5.0
@@ -102,12 +118,14 @@ class Strikes:
     """
 
     def __init__(
-        self, platform: Platform, other: OtherWorker, faults: Mapping[str, Sequence[Fault]], *, outage_s: float
+        self, platform: Platform, skewed: SkewedReplica, faults: Mapping[str, Sequence[Fault]], *, outage_s: float
     ) -> None:
         self.done: Counter[str] = Counter()
         self._all_once = asyncio.Event()
         self._platform = platform
-        self._other = other
+        self._skewed = skewed
+        self._second = Replica(platform, "2")
+        self._crashes = cycle((self._crash_first, self._second.crash))
         self._faults = faults
         self._outage_s = outage_s
         self._in_turn: Iterator[str] = cycle(faults)
@@ -117,6 +135,8 @@ class Strikes:
         """Strike for as long as the block lasts; what is being broken then is mended before it ends."""
         for provider, faults in self._faults.items():
             await asyncio.to_thread(spoil, self._platform, provider, faults)
+        for replica in (self._skewed, self._second):
+            await asyncio.to_thread(replica.start)
         over = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -127,6 +147,9 @@ class Strikes:
                 finally:
                     over.set()
         finally:
+            await asyncio.to_thread(self._platform.stack.start, "sync-worker")
+            for replica in (self._skewed, self._second):
+                await asyncio.to_thread(replica.stop)
             for provider in self._faults:
                 await asyncio.to_thread(spoil, self._platform, provider, [])
 
@@ -147,20 +170,19 @@ class Strikes:
     def _strike(self, what: str) -> Callable[[], Awaitable[object]]:
         stack = self._platform.stack
         known: dict[str, Callable[[], Awaitable[object]]] = {
-            "worker": self._crash_worker,
+            "worker": lambda: asyncio.to_thread(next(self._crashes)),
             "outage": self._outage,
-            "clock": lambda: asyncio.to_thread(self._other.jump),
-            "other worker": lambda: asyncio.to_thread(self._other.crash),
+            "clock": lambda: asyncio.to_thread(self._skewed.jump),
+            "skewed worker": lambda: asyncio.to_thread(self._skewed.crash),
             "postgres": lambda: _restart(stack.postgres),
             "broker": lambda: _restart(stack.kafka),
             "redis": lambda: _restart(stack.redis, REDIS_AWAY_S),
         }
         return known[what]
 
-    async def _crash_worker(self) -> None:
-        stack = self._platform.stack
-        await asyncio.to_thread(stack.kill, "sync-worker")
-        await asyncio.to_thread(stack.start, "sync-worker")
+    def _crash_first(self) -> None:
+        self._platform.stack.kill("sync-worker")
+        self._platform.stack.start("sync-worker")
 
     async def _outage(self) -> None:
         provider = next(self._in_turn)
