@@ -36,6 +36,7 @@ from contracts.envelope import Envelope
 from contracts.events.health import RouteState
 from contracts.events.sync import CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
+from contracts.modes import calls_key
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
 from health_monitor.settings import Settings
@@ -358,7 +359,7 @@ async def _report(publisher: Publisher, provider: str, outcome: Outcome, number:
         runs=(run_of(outcome, number),),
     )
     envelope = Envelope(id=str(uuid7()), source="bench", type=CallsObserved.TYPE, data=encode(observed))
-    await publisher.publish(SYNC_CALLS, f"{provider}:{CAPABILITY}", envelope)
+    await publisher.publish(SYNC_CALLS, calls_key(provider, CAPABILITY, "live"), envelope)
 
 
 async def real(epochs: int, runs: int) -> None:

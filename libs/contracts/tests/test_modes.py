@@ -17,12 +17,20 @@ OLD = {
     CallsObserved: {"worker": "w", "provider": "acme", "capability": "sms", "observed_at": AT, "runs": []},
     QuotaUsage: {"provider": "acme", "bucket": "app", "worker": "w", "used": {}, "since": AT, "until": AT},
     RouteChanged: {
-        **{"provider": "acme", "capability": "sms", "epoch": [1, 2], "state": "down", "share": 0},
-        **{"reason": "3 of 3 probes failed", "decided_at": AT},
+        "provider": "acme",
+        "capability": "sms",
+        "epoch": [1, 2],
+        "state": "down",
+        "share": 0,
+        "reason": "3 of 3 probes failed",
+        "decided_at": AT,
     },
     QuotaPolicy: {
-        **{"provider": "acme", "bucket": "app", "windows": [{"limit": 5, "seconds": 1}]},
-        **{"version": 3, "decided_at": AT},
+        "provider": "acme",
+        "bucket": "app",
+        "windows": [{"limit": 5, "seconds": 1}],
+        "version": 3,
+        "decided_at": AT,
     },
 }
 
