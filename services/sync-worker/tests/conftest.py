@@ -34,6 +34,7 @@ from contracts.events.orchestrator import Command, RefundPayment, SendMessage
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CommandAnswered, EndpointConfigured
 from contracts.ids import effect_key, uuid7
+from contracts.modes import Mode
 from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS, SYNC_RESULTS
 from providers import registry
 from providers.manifest import Manifest
@@ -107,6 +108,7 @@ class FakeProvider(Provider):
         identity = {"schema": 1, "slug": slug, "name": slug, "category": "test", "docs": "https://docs.test/"}
         spec = {"name": operation, "class": "pinned", "source": "https://docs.test/", "code": True, "timeout_s": 10}
         spec |= {"look_up_by_code": read_back}
+        api = {"base_url": "https://api.test", "sandbox_base_url": "https://sandbox.test"}
         document: dict[str, Any] = identity | {
             "owners": ["@tests"],
             "tier": "bronze",
@@ -117,7 +119,7 @@ class FakeProvider(Provider):
             },
             "options": LIFETIME,
             "webhook": {"signature": signature, "event_id": ["body:/id"], "event_type": ["body:/type"]},
-            "api": {"base_url": "https://api.test", "auth": {"api_key": {"kind": "bearer", "secret": "api_key"}}},
+            "api": api | {"auth": {"api_key": {"kind": "bearer", "secret": "api_key"}}},
             "operations": [spec | {"idempotency": idempotency}],
             "health": {"probe": {"path": "/probe/{account_ref}", "timeout_ms": 500}},
         }
@@ -260,12 +262,13 @@ class Desk:
         return Executor(self.database, self.desk, self.participant, self.clock, width=width)
 
     async def connect(self, provider: Provider, account_ref: str = "acct", **knobs: Any) -> UUID:
-        """Store a live connection; `options` and `secrets` may be given."""
+        """Store a connection that is called; `mode`, `options` and `secrets` may be given."""
         connection = Connection(
             id=uuid7(),
             tenant=knobs.get("tenant", TENANT),
             provider=provider.slug,
             account_ref=account_ref,
+            mode=knobs.get("mode", "live"),
             state="live",
             options=knobs.get("options", {}),
             created_at=self.clock.now(),
@@ -336,11 +339,12 @@ class Desk:
         assert found is not None
         return found
 
-    def route(self, state: RouteState, epoch: int, provider: Provider = PAYER) -> None:
+    def route(self, state: RouteState, epoch: int, provider: Provider = PAYER, mode: Mode = "live") -> None:
         """Apply a route as the state reader would."""
         changed = RouteChanged(
             provider=provider.slug,
             capability=provider.manifest.capabilities[0],
+            mode=mode,
             epoch=(1, epoch),
             state=state,
             share=0 if state is RouteState.DOWN else 100,

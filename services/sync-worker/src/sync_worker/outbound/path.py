@@ -1,6 +1,7 @@
 """The way of every call to a provider, in eleven steps (sync-worker.md §4.1); `Path.call` reads like that list.
 
-Provider code builds the request and reads the answer; nothing here knows which provider it is. Must never send before
+Provider code builds the request and reads the answer; nothing here knows which provider it is. The account that step 1
+opens says in which mode: routes, retries, quotas and reports are that mode's. Must never send before
 the effect is marked as sent, and never twice on its own account but for a credential that was refused.
 """
 
@@ -18,6 +19,7 @@ from chassis.telemetry.metrics import bound_counter, bound_histogram
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.health import CallClass
 from contracts.events.sync import ApiVersionSeen, Outcome
+from contracts.modes import keyed
 from providers.classify import Meaning, classify
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
@@ -31,7 +33,7 @@ from sync_worker.metrics import REQUEST_SECONDS, REQUESTS
 from sync_worker.outbound.breaker import Breakers
 from sync_worker.outbound.client import Failure, FailureKind, ProviderClient
 from sync_worker.outbound.reports import Call, CallReporter, InFlight
-from sync_worker.outbound.route_table import RouteTable
+from sync_worker.outbound.route_table import Place, RouteTable
 
 # No attempt starts with less time than this: it would only be cut off (sync-worker.md §4.1).
 LEAST_TIME_S: Final = 0.1
@@ -142,11 +144,11 @@ class Path:
         """
         try:
             account = await self._connection(plan)  # 1
-            self._route(plan)  # 2
+            self._route(plan, account)  # 2
             self._breaker(plan)  # 3
             self._time_left(plan)  # 4
-            self._retry_budget(plan)  # 5
-            path, grant = await self._quota(plan)  # 6
+            self._retry_budget(plan, account)  # 5
+            path, grant = await self._quota(plan, account)  # 6
         except NotTried as reason:
             return reason.result
         try:
@@ -174,11 +176,12 @@ class Path:
         except Transient as error:
             raise NotTried("parked", error.code, error.detail, error.retry_after_s) from None
 
-    def _route(self, plan: Plan) -> None:
-        """(2) The health monitor lets calls through."""
+    def _route(self, plan: Plan, account: Account) -> None:
+        """(2) The health monitor lets calls through in the connection's mode."""
         if plan.probe:
             return
-        shut = self._routes.admit(plan.provider.slug, plan.capability, repeatable=plan.repeatable)
+        place = Place(plan.provider.slug, plan.capability, account.mode)
+        shut = self._routes.admit(place, repeatable=plan.repeatable)
         if shut is not None:
             raise NotTried("parked", "route_shut", shut.reason, shut.retry_after_s)
 
@@ -197,14 +200,17 @@ class Path:
             raise NotTried("expired", "expired", "there is no time left before the deadline")
         return min(plan.timeout_s, left)
 
-    def _retry_budget(self, plan: Plan) -> None:
+    def _retry_budget(self, plan: Plan, account: Account) -> None:
         """(5) Retries are a small part of the traffic, or a provider in trouble drowns in them."""
-        if plan.attempt > 1 and not plan.probe and not self._quotas.retries.may_retry(plan.provider.slug):
+        if plan.attempt == 1 or plan.probe:
+            return
+        if not self._quotas.retries.may_retry(keyed(plan.provider.slug, mode=account.mode)):
             raise NotTried("parked", "retry_budget", "too many retries to this provider are under way")
 
-    async def _quota(self, plan: Plan) -> tuple[CallPath, Grant]:
+    async def _quota(self, plan: Plan, account: Account) -> tuple[CallPath, Grant]:
         """(6) The provider's limit has room for this call; waits for its turn until the deadline."""
-        path = self._quotas.policies.path(plan.provider.slug, str(plan.connection), endpoint=plan.quota)
+        credential, mode = str(plan.connection), account.mode
+        path = self._quotas.policies.path(plan.provider.slug, credential, endpoint=plan.quota, mode=mode)
         until = self._clock.monotonic() + self._time_left(plan)
         call_class: CallClass = "probe" if plan.probe else plan.call_class
         try:
@@ -232,7 +238,7 @@ class Path:
             request = plan.provider.authorise(plan.build(account), account, self._clock.now())
         except PatchbayError as error:
             return Result("ours", error.code, error.detail)
-        flight = self._reporter.started(_call_of(plan), plan.timeout_s)
+        flight = self._reporter.started(_call_of(plan, account), plan.timeout_s)
         sent_at = self._clock.monotonic()
         try:
             seconds = self._time_left(plan)
@@ -254,8 +260,8 @@ class Path:
     ) -> None:
         slug = plan.provider.slug
         seconds = self._reporter.ended(flight, outcome, effect=plan.effect, version=_version(plan.provider, answer))
-        bound_counter(REQUESTS, slug, plan.operation, outcome).inc()
-        bound_histogram(REQUEST_SECONDS, slug, plan.operation).observe(seconds)
+        bound_counter(REQUESTS, slug, plan.operation, outcome, flight.call.mode).inc()
+        bound_histogram(REQUEST_SECONDS, slug, plan.operation, flight.call.mode).observe(seconds)
         failed = outcome in _BREAKS
         if breaks:
             self._breakers.record(_place(plan), failed=failed if failed or outcome == "success" else None)
@@ -291,9 +297,9 @@ def _place(plan: Plan) -> tuple[str, str, str]:
     return plan.provider.slug, plan.operation, str(plan.connection)
 
 
-def _call_of(plan: Plan) -> Call:
+def _call_of(plan: Plan, account: Account) -> Call:
     place = (plan.provider.slug, plan.capability, plan.operation)
-    return Call(*place, "success", plan.tenant, str(plan.connection), plan.probe)
+    return Call(*place, "success", plan.tenant, str(plan.connection), plan.probe, mode=account.mode)
 
 
 def _version(provider: Provider, answer: HttpResponse | None) -> ApiVersionSeen:
