@@ -55,7 +55,7 @@ def list_(
 
 
 @commands.command("set")
-def set_(
+def set_(  # lint-skip: PB007 each is an option of the command line
     provider: str,
     bucket: Annotated[str, typer.Argument(help="app, account, address or endpoint:<class>")],
     *,
