@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from contracts.modes import MODES, calls_key, keyed
 
 AT = "2026-03-01T12:00:00Z"
 # As they were written before there were modes.
-OLD = {
+OLD: dict[Any, dict[str, Any]] = {
     CallsObserved: {"worker": "w", "provider": "acme", "capability": "sms", "observed_at": AT, "runs": []},
     QuotaUsage: {"provider": "acme", "bucket": "app", "worker": "w", "used": {}, "since": AT, "until": AT},
     RouteChanged: {

@@ -202,7 +202,7 @@ class Path:
 
     def _retry_budget(self, plan: Plan, account: Account) -> None:
         """(5) Retries are a small part of the traffic, or a provider in trouble drowns in them."""
-        if plan.attempt == 1 or plan.probe:
+        if plan.attempt <= 1 or plan.probe:
             return
         if not self._quotas.retries.may_retry(keyed(plan.provider.slug, mode=account.mode)):
             raise NotTried("parked", "retry_budget", "too many retries to this provider are under way")
