@@ -36,12 +36,14 @@ from contracts.envelope import Envelope
 from contracts.events.health import RouteState
 from contracts.events.sync import CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
+from contracts.modes import calls_key
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
 from health_monitor.settings import Settings
 from health_monitor.states import Machine
 from sync_worker.outbound.breaker import ROUTE, Breakers
 from sync_worker.outbound.path import DOUBT_S
+from sync_worker.outbound.route_table import Place
 
 PROCESSES, SUBSCRIPTIONS = 4, 5
 TICK_S = 0.01
@@ -55,7 +57,7 @@ BURST_GAPS_S = (0.0, 0.1, 0.2)
 # Until a worker hears of a decision, p99 of `propagation` below.
 HEARD_S = 0.01
 CAPABILITY = "messaging.sms"
-_ROUTE = ("acme", CAPABILITY)
+_ROUTE = Place("acme", CAPABILITY, "live")
 MOST_FAILURES = 100
 
 
@@ -113,7 +115,7 @@ class World:
         self._call_at = self._dice.random() / (self.rate or 1)
         self._probes_at = [[self._dice.random() * PROBE_EVERY["idle"]] for _ in range(WORKERS)]
         self._wanted = "idle"
-        self.doubts: list[Breakers[tuple[str, str]]] = [
+        self.doubts: list[Breakers[Place]] = [
             Breakers(lambda: self.now, self._dice.uniform, ROUTE) for _ in range(WORKERS)
         ]
         for worker, doubt in enumerate(self.doubts if self.baseline is None else ()):
@@ -402,7 +404,7 @@ async def _report(publisher: Publisher, provider: str, outcome: Outcome, number:
         runs=(run_of(outcome, number),),
     )
     envelope = Envelope(id=str(uuid7()), source="bench", type=CallsObserved.TYPE, data=encode(observed))
-    await publisher.publish(SYNC_CALLS, f"{provider}:{CAPABILITY}", envelope)
+    await publisher.publish(SYNC_CALLS, calls_key(provider, CAPABILITY, "live"), envelope)
 
 
 async def real(epochs: int, runs: int) -> None:

@@ -23,6 +23,7 @@ SILENT: dict[str, Any] = {
 ROUTE: dict[str, Any] = {
     "provider": "acme",
     "capability": "payments",
+    "mode": "live",
     "state": "down",
     "share": 0,
     "epoch": [1, 7],
@@ -38,8 +39,9 @@ FORCED = ROUTE | {
     "override": {"state": "forced_up", "until": "2026-11-21T13:00:00Z", "reason": "a test", "actor": "ann"},
     "windows": {"5m": SILENT, "1h": SILENT},
 }
-CAPABILITY = {
+CAPABILITY: dict[str, Any] = {
     "capability": "payments",
+    "mode": "live",
     "order": ["acme", "backup"],
     "configured": True,
     "shares": {"acme": 0, "backup": 100},
@@ -47,6 +49,7 @@ CAPABILITY = {
     "decisions": [
         {
             "provider": "acme",
+            "mode": "live",
             "before": "healthy",
             "after": "down",
             "share": 0,
@@ -73,6 +76,7 @@ NO_VERSION = OLD_VERSION | {"provider": "backup", "version": "", "deprecated": F
 QUOTA = {
     "provider": "acme",
     "bucket": "app",
+    "mode": "live",
     "version": 3,
     "windows": [WINDOW, {"limit": 25, "seconds": 1, "shape": "concurrent"}],
     "trim": {"bulk": 0.4},
@@ -111,6 +115,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 OVERRIDE = "/v1/routes/payments/acme/override"
+DOWN = {"state": "forced_down", "ttl_s": 600, "reason": "their maintenance"}
+IN_SANDBOX = ("--mode", "sandbox", "--reason", "a contract")
 FORCE = ("routes", "force", "payments", "acme", "forced_down", "--for", "10m", "--reason", "their maintenance")
 
 
@@ -118,13 +124,28 @@ FORCE = ("routes", "force", "payments", "acme", "forced_down", "--for", "10m", "
     "case",
     [
         (("api-versions", "--ending"), ("GET", "/v1/api-versions?limit=200", None), "2026-12-31T23:59:59Z"),
-        (("routes", "list"), ("GET", "/v1/routes?limit=200", None), "50.0%"),
+        (("routes", "list"), ("GET", "/v1/routes?mode=live&limit=200", None), "50.0%"),
+        (("routes", "list", "--mode", "sandbox"), ("GET", "/v1/routes?mode=sandbox&limit=200", None), "live"),
         (
             FORCE,
-            ("PUT", OVERRIDE, {"state": "forced_down", "ttl_s": 600, "reason": "their maintenance"}),
-            "acme is forced_down for payments until 2026-11-21T12:10:00Z",
+            ("PUT", OVERRIDE, {"mode": "live"} | DOWN),
+            "acme (live) is forced_down for payments until 2026-11-21T12:10:00Z",
         ),
-        (("routes", "release", "payments", "acme"), ("DELETE", OVERRIDE, None), "no longer forced"),
+        (
+            (*FORCE, "--mode", "sandbox"),
+            ("PUT", OVERRIDE, {"mode": "sandbox"} | DOWN),
+            "acme (sandbox) is forced_down for payments until 2026-11-21T12:10:00Z",
+        ),
+        (
+            ("routes", "release", "payments", "acme"),
+            ("DELETE", f"{OVERRIDE}?mode=live", None),
+            "acme (live) is no longer forced",
+        ),
+        (
+            ("routes", "release", "payments", "acme", "--mode", "sandbox"),
+            ("DELETE", f"{OVERRIDE}?mode=sandbox", None),
+            "acme (sandbox) is no longer forced",
+        ),
         (
             ("routes", "order", "payments", "acme", "backup", "--share", "acme=80", "--share", "backup=20"),
             (
@@ -137,21 +158,22 @@ FORCE = ("routes", "force", "payments", "acme", "forced_down", "--for", "10m", "
         (("routes", "clear-self-fault"), ("POST", "/v1/self-fault/clear", {}), "cleared by ann"),
         (("quotas", "list", "--provider", "acme"), ("GET", "/v1/quotas?limit=200", None), "bulk by 40%"),
         (
-            ("quotas", "set", "acme", "app", "--window", "100/10s", "--burst", "20", "--reason", "a contract"),
+            (*("quotas", "set", "acme", "app", "--window", "100/10s", "--burst", "20"), *IN_SANDBOX),
             (
                 "PUT",
                 "/v1/quotas/acme/app",
                 {
+                    "mode": "sandbox",
                     "windows": [{"limit": 100.0, "seconds": 10.0, "shape": "gcra", "burst": 20.0}],
                     "reason": "a contract",
                 },
             ),
-            "100 in 10 s; 25 at a time (configured)",
+            "acme app (sandbox): 100 in 10 s; 25 at a time (configured)",
         ),
         (
             ("quotas", "set", "acme", "app", "--as-published", "--reason", "it ended"),
-            ("PUT", "/v1/quotas/acme/app", {"windows": [], "reason": "it ended"}),
-            "acme app",
+            ("PUT", "/v1/quotas/acme/app", {"mode": "live", "windows": [], "reason": "it ended"}),
+            "acme app (live)",
         ),
     ],
 )
@@ -182,6 +204,23 @@ def test_an_explanation_has_order_shares_states_and_decisions(
     assert '{"failed": 5}' in capsys.readouterr().out
 
 
+def test_an_explanation_says_for_which_mode_and_where_nobody_could_probe(
+    serve_as: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (down,) = CAPABILITY["decisions"]
+    unasked = down | {"after": "healthy", "kind": "unprobed", "reason": "nobody could probe: no connection asked"}
+    older = unasked | {"provider": "backup", "reason": "nobody could probe, once"}
+    decisions = [unasked, down | {"provider": "backup", "kind": "call"}, older]
+    told = CAPABILITY | {"mode": "sandbox", "decisions": decisions}
+    asked = serve_as("HEALTH_URL", lambda *_: (200, told))
+    assert run(monkeypatch, "routes", "explain", "payments", "--mode", "sandbox", "--decisions", "0") == 0
+    assert asked == [("GET", "/v1/routes/payments?mode=sandbox", None)]
+    shown = capsys.readouterr().out
+    assert "mode:     sandbox" in shown
+    assert "but:      acme: nobody could probe: no connection asked" in shown
+    assert "backup: nobody" not in shown, "what was decided since then stands"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -189,6 +228,7 @@ def test_an_explanation_has_order_shares_states_and_decisions(
         (("routes", "force", "payments", "acme", "down", "--for", "1h", "--reason", "no such state"), 2),
         ((*FORCE[:5], "--for", "10 minutes", "--reason", "words"), 1),
         (("routes", "order", "payments", "acme", "--share", "acme=all"), 1),
+        (("routes", "list", "--mode", "test"), 2),
         (("quotas", "set", "acme", "app", "--reason", "neither"), 1),
         (("quotas", "set", "acme", "app", "--window", "many", "--reason", "no number"), 1),
     ],

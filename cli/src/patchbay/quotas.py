@@ -11,13 +11,25 @@ import typer
 
 from patchbay import output
 from patchbay.client import Platform
+from patchbay.connections import Mode
 from patchbay.environment import CliError, load_environment
 from patchbay.routes import seconds
 
 commands = typer.Typer(no_args_is_help=True, help="Quotas of providers: limits, forecasts, an operator's own limit.")
 
 SERVICE: Final = "HEALTH_URL"
-_SHOWN: Final = ("provider", "bucket", "limit", "forecast", "slowed", "source", "version", "reason", "decided_at")
+_SHOWN: Final = (
+    "provider",
+    "bucket",
+    "mode",
+    "limit",
+    "forecast",
+    "slowed",
+    "source",
+    "version",
+    "reason",
+    "decided_at",
+)
 _WINDOW: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([1-9][0-9]*[smhd])")
 
 
@@ -43,7 +55,7 @@ def list_(
 
 
 @commands.command("set")
-def set_(
+def set_(  # lint-skip: PB007 each is an option of the command line
     provider: str,
     bucket: Annotated[str, typer.Argument(help="app, account, address or endpoint:<class>")],
     *,
@@ -51,16 +63,18 @@ def set_(
     window: Annotated[list[str] | None, typer.Option(help="LIMIT/DURATION, such as 100/10s; repeatable")] = None,
     shape: Annotated[Shape, typer.Option(help="how the provider counts")] = Shape.GCRA,
     burst: Annotated[float, typer.Option(min=1, help="units that may be used at once (gcra)")] = 1,
+    mode: Annotated[Mode, typer.Option(help="the sandbox has the live limit while it has none of its own")] = Mode.LIVE,
     as_published: Annotated[bool, typer.Option("--as-published", help="take the operator's limit back")] = False,
 ) -> None:
     """Set a limit of our own for a bucket of PROVIDER, or take it back."""
     if as_published == bool(window):
         raise CliError("give either --window or --as-published")
     windows = [{**_window(one), "shape": shape.value, "burst": burst} for one in window or ()]
+    body = {"mode": mode.value, "windows": windows, "reason": reason}
     with Platform(load_environment()) as platform:
-        made = platform.put(SERVICE, f"/v1/quotas/{provider}/{bucket}", {"windows": windows, "reason": reason})
+        made = platform.put(SERVICE, f"/v1/quotas/{provider}/{bucket}", body)
     told = "; ".join(_words(one) for one in made["windows"])
-    output.console().print(f"{provider} {bucket}: {told} ({made['source']})", markup=False)
+    output.console().print(f"{provider} {bucket} ({mode}): {told} ({made['source']})", markup=False)
 
 
 def _window(text: str) -> dict[str, float]:
@@ -80,4 +94,4 @@ def _row(quota: Mapping[str, Any]) -> tuple[Any, ...]:
     limit = "; ".join(_words(one) for one in quota["windows"])
     slowed = ", ".join(f"{name} by {part:.0%}" for name, part in (quota["trim"] or {}).items())
     said = (f"{quota['used_ratio']:.0%}", slowed, quota["source"], quota["version"], quota["reason"])
-    return (quota["provider"], quota["bucket"], limit, *said, quota["decided_at"])
+    return (quota["provider"], quota["bucket"], quota["mode"], limit, *said, quota["decided_at"])

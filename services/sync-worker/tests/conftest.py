@@ -35,6 +35,7 @@ from contracts.events.orchestrator import Command, RefundPayment, SendMessage
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CommandAnswered, EndpointConfigured
 from contracts.ids import effect_key, uuid7
+from contracts.modes import Mode
 from contracts.topics import PLATFORM_AUDIT, SYNC_ENDPOINTS, SYNC_RESULTS
 from providers import registry
 from providers.manifest import Manifest
@@ -62,7 +63,7 @@ from sync_worker.outbound.client import Failure
 from sync_worker.outbound.path import Path as CallPath
 from sync_worker.outbound.path import Quotas
 from sync_worker.outbound.reports import CallReporter
-from sync_worker.outbound.route_table import RouteTable
+from sync_worker.outbound.route_table import Place, RouteTable
 from sync_worker.repository import connections, payments
 from sync_worker.routes import Api, routes
 
@@ -108,6 +109,7 @@ class FakeProvider(Provider):
         identity = {"schema": 1, "slug": slug, "name": slug, "category": "test", "docs": "https://docs.test/"}
         spec = {"name": operation, "class": "pinned", "source": "https://docs.test/", "code": True, "timeout_s": 10}
         spec |= {"look_up_by_code": read_back}
+        api = {"base_url": "https://api.test", "sandbox_base_url": "https://sandbox.test"}
         document: dict[str, Any] = identity | {
             "owners": ["@tests"],
             "tier": "bronze",
@@ -118,7 +120,7 @@ class FakeProvider(Provider):
             },
             "options": LIFETIME,
             "webhook": {"signature": signature, "event_id": ["body:/id"], "event_type": ["body:/type"]},
-            "api": {"base_url": "https://api.test", "auth": {"api_key": {"kind": "bearer", "secret": "api_key"}}},
+            "api": api | {"auth": {"api_key": {"kind": "bearer", "secret": "api_key"}}},
             "operations": [spec | {"idempotency": idempotency}],
             "health": {"probe": {"path": "/probe/{account_ref}", "timeout_ms": 500}},
         }
@@ -224,7 +226,7 @@ def path_of(
     """Return the outbound path around a scripted client; only with `doubts` do calls wait after two failures."""
     breakers = WorkerBreakers.build(clock.monotonic, lambda _low, high: high)
     if not doubts:
-        never: Breakers[tuple[str, str]] = Breakers(clock.monotonic, random.uniform, replace(ROUTE, failures=1 << 30))
+        never: Breakers[Place] = Breakers(clock.monotonic, random.uniform, replace(ROUTE, failures=1 << 30))
         breakers = replace(breakers, route=never)
     policies, retries = PolicyBook(), RetryBudgets()
     free: Any = limiter or FreeLimiter()
@@ -267,12 +269,13 @@ class Desk:
         return Executor(self.database, self.desk, self.participant, self.clock, width=width)
 
     async def connect(self, provider: Provider, account_ref: str = "acct", **knobs: Any) -> UUID:
-        """Store a live connection; `options` and `secrets` may be given."""
+        """Store a connection that is called; `mode`, `options` and `secrets` may be given."""
         connection = Connection(
             id=uuid7(),
             tenant=knobs.get("tenant", TENANT),
             provider=provider.slug,
             account_ref=account_ref,
+            mode=knobs.get("mode", "live"),
             state="live",
             options=knobs.get("options", {}),
             created_at=self.clock.now(),
@@ -343,11 +346,12 @@ class Desk:
         assert found is not None
         return found
 
-    def route(self, state: RouteState, epoch: int, provider: Provider = PAYER) -> None:
+    def route(self, state: RouteState, epoch: int, provider: Provider = PAYER, mode: Mode = "live") -> None:
         """Apply a route as the state reader would."""
         changed = RouteChanged(
             provider=provider.slug,
             capability=provider.manifest.capabilities[0],
+            mode=mode,
             epoch=(1, epoch),
             state=state,
             share=0 if state is RouteState.DOWN else 100,

@@ -160,7 +160,7 @@ SYNC_CHANGES: Final = Topic(
 )
 SYNC_CALLS: Final = Topic(
     name="sync.calls.v1",
-    key="provider + capability",
+    key="provider + capability, + sandbox in that mode",
     types=("calls.observed.v1",),
     writer="sync-worker",
     readers=("health-monitor",),
@@ -175,7 +175,7 @@ SYNC_RESULTS: Final = Topic(
 )
 HEALTH_ROUTES: Final = Topic(
     name="health.routes.v1",
-    key="capability + provider",
+    key="capability + provider, + sandbox in that mode",
     types=("route.changed.v1",),
     writer="health-monitor",
     readers=("sync-worker", "health-monitor"),
@@ -184,7 +184,7 @@ HEALTH_ROUTES: Final = Topic(
 )
 HEALTH_QUOTAS: Final = Topic(
     name="health.quotas.v1",
-    key="provider + bucket",
+    key="provider + bucket, + sandbox in that mode",
     types=("quota.policy.v1",),
     writer="health-monitor",
     readers=("sync-worker", "health-monitor"),
@@ -202,7 +202,7 @@ HEALTH_API_VERSIONS: Final = Topic(
 )
 SYNC_QUOTA_USAGE: Final = Topic(
     name="sync.quota-usage.v1",
-    key="provider + bucket",
+    key="provider + bucket, + sandbox in that mode",
     types=("quota.usage.v1",),
     writer="sync-worker",
     readers=("health-monitor",),

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from contracts.events.gateway import RejectionReason
 from contracts.events.sync import PaymentStatus
+from contracts.modes import Mode
 
 # Nobody's callback has more; parsing them is work for an unauthenticated stranger.
 MAX_PARAMETERS: Final = 100
@@ -207,14 +208,14 @@ class Account:
     """Whom a request acts for: the account at the provider and the connection's decrypted API secrets by name.
 
     `method` is the manifest's way to authenticate, the first one when empty; an OAuth method has its `access_token`
-    among the secrets. `mode` is `live` or `sandbox`. `version` grows with every change of the credentials.
+    among the secrets. `version` grows with every change of the credentials.
     """
 
     account_ref: str
     secrets: Mapping[str, str] = field(repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
     method: str = ""
-    mode: str = "live"
+    mode: Mode = "live"
     version: int = 0
 
 

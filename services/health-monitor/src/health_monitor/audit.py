@@ -7,6 +7,7 @@ from typing import Final
 
 from chassis import audit
 from chassis.db.database import UnitOfWork
+from contracts.modes import Mode, keyed
 from health_monitor.monitor import Alarm, Decision
 
 SERVICE: Final = "health-monitor"
@@ -15,6 +16,11 @@ SERVICE: Final = "health-monitor"
 def record(uow: UnitOfWork, actor: str, action: str, target: str, at: datetime, **detail: str) -> None:
     """Add one entry; `action` is past tense and dotted. Leaves with the transaction."""
     audit.record(uow, SERVICE, audit.Act(actor, action, target, detail=detail), at)
+
+
+def target(capability: str, provider: str, mode: Mode) -> str:
+    """Return how entries name a route."""
+    return keyed("route", capability, provider, mode=mode)
 
 
 def decision(uow: UnitOfWork, decided: Decision) -> None:
@@ -27,8 +33,9 @@ def decision(uow: UnitOfWork, decided: Decision) -> None:
         uow,
         decided.actor or SERVICE,
         "route.changed",
-        f"route:{made.capability}:{made.provider}",
+        target(made.capability, made.provider, made.mode),
         made.decided_at,
+        mode=made.mode,
         before=move.before,
         after=move.after,
         reason=made.reason,
@@ -41,4 +48,4 @@ def decision(uow: UnitOfWork, decided: Decision) -> None:
 def alarm(uow: UnitOfWork, raised: Alarm) -> None:
     """Add the beginning or the end of an alarm."""
     action = f"{raised.kind}.{'began' if raised.began else 'ended'}"
-    record(uow, SERVICE, action, "routes", raised.at, reason=raised.reason)
+    record(uow, SERVICE, action, "routes", raised.at, reason=raised.reason, mode=raised.mode)

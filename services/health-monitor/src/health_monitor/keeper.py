@@ -23,12 +23,13 @@ from chassis.telemetry.metrics import counter, gauge, histogram
 from contracts.codec import encode
 from contracts.events.health import RouteState
 from contracts.events.sync import CallsObserved
+from contracts.modes import keyed
 from contracts.topics import HEALTH_ROUTES
 from health_monitor import audit, metrics, statistics, versions
 from health_monitor.monitor import Alarm, Decision, Monitor, snapshot
 from health_monitor.repository import counts, operators, routes
 from health_monitor.repository import versions as seen_versions
-from health_monitor.statistics import Buckets, RouteKey
+from health_monitor.statistics import Buckets, RouteKey, key_of
 from health_monitor.versions import Notice, VersionKey
 
 log = logger(__name__)
@@ -71,15 +72,17 @@ class Keeper:
         for decision in decided:
             if self._mirror is not None:
                 record = decision.record
-                self._mirror.put(record.provider, record.capability, record.epoch, encode(record))
+                group = keyed(record.provider, mode=record.mode)
+                self._mirror.put(group, record.capability, record.epoch, encode(record))
             _measure(decision)
             self._exported.add(decision.key)
         self._unsaved += decided
         alarms, self._monitor.alarms = self._monitor.alarms, []
         for alarm in alarms:
-            metric = metrics.SELF_FAULT if alarm.kind == "self_fault" else metrics.PANIC
-            gauge(metric).set(int(alarm.began))
-            (log.critical if alarm.began else log.warning)(alarm.kind, began=alarm.began, reason=alarm.reason)
+            place = gauge(metrics.SELF_FAULT) if alarm.kind == "self_fault" else gauge(metrics.PANIC).labels(alarm.mode)
+            place.set(int(alarm.began))
+            tell = log.critical if alarm.began and alarm.mode == "live" else log.warning
+            tell(alarm.kind, began=alarm.began, reason=alarm.reason, mode=alarm.mode)
         self._alarms += alarms
         if decided or alarms:
             self._wake.set()
@@ -98,11 +101,11 @@ class Keeper:
         more = statistics.by_minute([calls])
         statistics.merged(self._buckets, more)
         versions.merged(self._versions, calls)
-        self._touched.add((calls.provider, calls.capability))
-        for (provider, capability, _), bucket in more.items():
+        self._touched.add(key_of(calls))
+        for (key, _), bucket in more.items():
             for outcome, number in bucket.counts.items():
                 if number:
-                    counter(metrics.CALLS).labels(provider, capability, outcome).inc(number)
+                    counter(metrics.CALLS).labels(*key, outcome).inc(number)
 
     def progress(self, kafka: Consumer, offsets: dict[Partition, int]) -> None:
         """Commit these offsets after the next save."""
@@ -188,7 +191,7 @@ class Keeper:
         await routes.save(uow.connection, decided, learned)
         for decision in decided:
             record = decision.record
-            uow.emit(HEALTH_ROUTES, f"{record.capability}:{record.provider}", record)
+            uow.emit(HEALTH_ROUTES, keyed(record.capability, record.provider, mode=record.mode), record)
             audit.decision(uow, decision)
         for alarm in alarms:
             audit.alarm(uow, alarm)
@@ -215,13 +218,14 @@ def _measure(decision: Decision) -> None:
     if move.after in _LOST and move.before not in _LOST:
         takers = {name: share for name, share in record.shares.items() if share and name != record.provider}
         taker = max(takers, key=lambda name: takers[name], default="none")
-        counter(metrics.FAILOVERS).labels(record.provider, taker, move.kind).inc()
+        counter(metrics.FAILOVERS).labels(record.provider, taker, move.kind, record.mode).inc()
     if move.detection_s is not None:
-        histogram(metrics.DETECTION_SECONDS).labels(record.provider).observe(move.detection_s)
+        histogram(metrics.DETECTION_SECONDS).labels(record.provider, record.mode).observe(move.detection_s)
     log.warning(
         "route_changed",
         provider=record.provider,
         capability=record.capability,
+        mode=record.mode,
         before=move.before,
         after=move.after,
         reason=record.reason,

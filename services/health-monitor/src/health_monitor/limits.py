@@ -23,13 +23,14 @@ _SAME: Final = 0.02
 
 
 def published() -> dict[BucketKey, QuotaWindow]:
-    """Return the limits of all manifests; a provider that publishes none is absent."""
+    """Return the limits of all manifests, under the live bucket; a provider that publishes none is absent."""
     found: dict[BucketKey, QuotaWindow] = {}
     for provider in registry.all_providers():
         api = provider.manifest.api
         if api is not None and api.rate is not None:
-            key = provider.slug, _SCOPES[api.rate.scope]
-            found[key] = QuotaWindow(limit=api.rate.per_s, seconds=1, burst=api.rate.burst)
+            found[BucketKey(provider.slug, _SCOPES[api.rate.scope])] = QuotaWindow(
+                limit=api.rate.per_s, seconds=1, burst=api.rate.burst
+            )
     return found
 
 

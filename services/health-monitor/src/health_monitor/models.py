@@ -16,6 +16,10 @@ _STATES = (
 )
 
 
+def _mode_is_known() -> sa.CheckConstraint:
+    return sa.CheckConstraint("mode IN ('live', 'sandbox')", name="mode")
+
+
 class Base(SQLModel, registry=service_registry()):
     """Base of the health monitor's tables."""
 
@@ -30,16 +34,17 @@ class Owner(Base, table=True):
 
 
 class Route(Base, table=True):
-    """One provider for one capability: its newest record, and what its owner learned.
+    """One provider for one capability in one mode: its newest record, and what its owner learned.
 
     `ratio` is the failure ratio that counts as healthy; `numbers` are the charts as of the last save.
     """
 
     __tablename__ = "routes"
-    __table_args__ = (sa.CheckConstraint(f"state IN {_STATES}", name="state"),)
+    __table_args__ = (sa.CheckConstraint(f"state IN {_STATES}", name="state"), _mode_is_known())
 
     provider: str = Field(sa_type=sa.Text, primary_key=True)
     capability: str = Field(sa_type=sa.Text, primary_key=True)
+    mode: str = Field(sa_type=sa.Text, primary_key=True)
     state: str = Field(sa_type=sa.Text)
     share: int = Field(sa_column=sa.Column(sa.SmallInteger, nullable=False))
     reason: str = Field(sa_type=sa.Text)
@@ -58,10 +63,11 @@ class RouteTransition(Base, table=True):
     """One decision about a route with its evidence; never changed, never deleted."""
 
     __tablename__ = "route_transitions"
-    __table_args__ = (sa.Index(None, "capability", "decided_at"),)
+    __table_args__ = (sa.Index(None, "capability", "decided_at"), _mode_is_known())
 
     provider: str = Field(sa_type=sa.Text, primary_key=True)
     capability: str = Field(sa_type=sa.Text, primary_key=True)
+    mode: str = Field(sa_type=sa.Text, primary_key=True)
     epoch_generation: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True))
     epoch_counter: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True))
     before: str = Field(sa_type=sa.Text)
@@ -79,10 +85,14 @@ class RouteOverride(Base, table=True):
     """The state that an operator demands of a route until `until`."""
 
     __tablename__ = "route_overrides"
-    __table_args__ = (sa.CheckConstraint("state IN ('maintenance', 'forced_up', 'forced_down')", name="state"),)
+    __table_args__ = (
+        sa.CheckConstraint("state IN ('maintenance', 'forced_up', 'forced_down')", name="state"),
+        _mode_is_known(),
+    )
 
     provider: str = Field(sa_type=sa.Text, primary_key=True)
     capability: str = Field(sa_type=sa.Text, primary_key=True)
+    mode: str = Field(sa_type=sa.Text, primary_key=True)
     state: str = Field(sa_type=sa.Text)
     until: datetime = Field(sa_type=INSTANT)
     reason: str = Field(sa_type=sa.Text)
@@ -91,7 +101,7 @@ class RouteOverride(Base, table=True):
 
 
 class CapabilityPlan(Base, table=True):
-    """The order of a capability's providers and their shares in percent, as an operator wants them."""
+    """The order of a capability's providers and their shares in percent, as an operator wants them in both modes."""
 
     __tablename__ = "capability_plans"
 
@@ -116,10 +126,11 @@ class CallMinute(Base, table=True):
     """Calls of one route in one minute of their own time, by outcome; kept for a day."""
 
     __tablename__ = "call_minutes"
-    __table_args__ = (sa.Index(None, "minute"),)
+    __table_args__ = (sa.Index(None, "minute"), _mode_is_known())
 
     provider: str = Field(sa_type=sa.Text, primary_key=True)
     capability: str = Field(sa_type=sa.Text, primary_key=True)
+    mode: str = Field(sa_type=sa.Text, primary_key=True)
     minute: datetime = Field(sa_column=sa.Column(INSTANT, primary_key=True))
     success: int = Field(sa_type=sa.BigInteger)
     client_error: int = Field(sa_type=sa.BigInteger)
@@ -158,9 +169,11 @@ class Quota(Base, table=True):
     """What may be spent of one bucket: the policy that was published last, and the limit that an operator set."""
 
     __tablename__ = "quotas"
+    __table_args__ = (_mode_is_known(),)
 
     provider: str = Field(sa_type=sa.Text, primary_key=True)
     bucket: str = Field(sa_type=sa.Text, primary_key=True)
+    mode: str = Field(sa_type=sa.Text, primary_key=True)
     version: int = Field(sa_type=sa.BigInteger)
     policy: dict[str, Any] = Field(sa_type=JSONB)
     configured: list[dict[str, Any]] | None = Field(sa_column=sa.Column(JSONB(none_as_null=True), nullable=True))

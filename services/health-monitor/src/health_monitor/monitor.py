@@ -2,7 +2,7 @@
 
 Epochs are (generation, counter): the counter of a route only grows, in memory too, so a decision whose transaction
 failed is written later under the epoch that was announced, and no epoch ever names two decisions. Must never decide
-about a route whose partition belongs to another replica.
+about a route whose partition belongs to another replica, nor about a live one by what was seen in the sandbox.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from chassis.clock import Clock
 from chassis.kafka.producer import partition_for
 from contracts.events.health import RouteChanged, RouteState
 from contracts.events.sync import CallsObserved
+from contracts.modes import MODES, Mode, calls_key
 from contracts.topics import SYNC_CALLS
 from health_monitor.detector import VERDICTS, Track, Verdict
 from health_monitor.evidence import SelfFault
 from health_monitor.failover import PanicGuard, Plan, Standing, order_of, shares
 from health_monitor.states import Machine, Move
-from health_monitor.statistics import RouteKey
+from health_monitor.statistics import RouteKey, key_of
 
 # A freeze ends when nothing was wrong for this long.
 THAW_AFTER_S: Final = 5.0
@@ -39,17 +40,18 @@ class Decision:
     @property
     def key(self) -> RouteKey:
         """The route."""
-        return self.record.provider, self.record.capability
+        return RouteKey(self.record.provider, self.record.capability, self.record.mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """SELF_FAULT or the panic guard began or ended: for the audit log and the metrics."""
+    """SELF_FAULT or the panic guard of a mode began or ended: for the audit log and the metrics."""
 
     kind: Literal["self_fault", "panic_guard"]
     began: bool
     reason: str
     at: datetime
+    mode: Mode = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,11 @@ class Monitor:
     """Owns routes. `seen` are the newest records of all routes, other owners' included; feed it with `learned`."""
 
     def __init__(
-        self, clock: Clock, *, dice: Random | None = None, has_quota: Callable[[str], bool] = lambda _: True
+        self,
+        clock: Clock,
+        *,
+        dice: Random | None = None,
+        has_quota: Callable[[str, Mode], bool] = lambda _provider, _mode: True,
     ) -> None:
         self.generation = 0
         self.seen: dict[RouteKey, RouteChanged] = {}
@@ -97,15 +103,15 @@ class Monitor:
         self._has_quota = has_quota
         self._partitions: set[int] = set()
         self._fault = SelfFault()
-        self._panic = PanicGuard()
-        self._panicking = False
+        self._panic: dict[Mode, PanicGuard] = {mode: PanicGuard() for mode in MODES}
+        self._panicking: set[Mode] = set()
         self._wrong_at = float("-inf")
 
     # --- ownership ----------------------------------------------------------------------------------------------------
 
     def owns(self, key: RouteKey) -> bool:
         """Tell whether the route's evidence comes to this replica."""
-        return partition_for(f"{key[0]}:{key[1]}".encode(), SYNC_CALLS.partitions) in self._partitions
+        return partition_for(calls_key(*key).encode(), SYNC_CALLS.partitions) in self._partitions
 
     def own(self, partitions: Iterable[int], generation: int) -> list[Decision]:
         """Take over these partitions, and no others, under a generation; returns the records to publish under it.
@@ -124,7 +130,7 @@ class Monitor:
 
     def learned(self, record: RouteChanged) -> None:
         """Take note of a record from the topic or the mirror; one that is not newer changes nothing."""
-        key = record.provider, record.capability
+        key = RouteKey(record.provider, record.capability, record.mode)
         known = self.seen.get(key)
         if known is None or record.epoch > known.epoch:
             self.seen[key] = record
@@ -133,10 +139,10 @@ class Monitor:
 
     def observe(self, calls: CallsObserved) -> list[Decision]:
         """Weigh one report of calls and return what follows, in order."""
-        key, now = (calls.provider, calls.capability), self._clock.monotonic()
+        key, now = key_of(calls), self._clock.monotonic()
         if not self._may_decide(key):
             return []
-        for count, failed in _judged(calls):
+        for count, failed in _judged(calls) if calls.mode == "live" else ():
             self._fault.observe(calls.provider, count, now, failed=failed)
         self._consider_fault(now)
         machine = self._machine(key)
@@ -144,7 +150,7 @@ class Monitor:
         decided: list[Decision] = []
         for run in calls.runs:
             decided += self._moved(key, machine.observe(run, calls.worker, now))
-        return decided + self._rebalanced({calls.capability} if decided else set())
+        return decided + self._rebalanced({(key.capability, key.mode)} if decided else set())
 
     def tick(self) -> list[Decision]:
         """Let time pass for every route, and take up what operators configured."""
@@ -156,12 +162,12 @@ class Monitor:
         for key, machine in [(key, machine) for key, machine in self.machines.items() if self._may_decide(key)]:
             decided += self._operated(key, machine, instant, now)
             decided += self._moved(key, machine.tick(now))
-        panicking = any(machine.held for machine in self.machines.values())
-        if panicking != self._panicking:
-            self._panicking = panicking
-            reason = next((machine.held for machine in self.machines.values() if machine.held), "over")
-            self.alarms.append(Alarm("panic_guard", panicking, reason, instant))
-        return decided + self._rebalanced({capability for _, capability in self.machines})
+        for mode in MODES:
+            held = next((one.held for key, one in self.machines.items() if key.mode == mode and one.held), None)
+            if (held is not None) != (mode in self._panicking):
+                self._panicking ^= {mode}
+                self.alarms.append(Alarm("panic_guard", held is not None, held or "over", instant, mode))
+        return decided + self._rebalanced({(key.capability, key.mode) for key in self.machines})
 
     def configure(self, wanted: Configuration) -> None:
         """Take up what operators want now; a clearance that is new lets everything go."""
@@ -172,7 +178,8 @@ class Monitor:
     def clear(self) -> None:
         """Take an operator's word that the evidence is real: SELF_FAULT and the panic guard let go."""
         self._fault.clear(self._clock.monotonic())
-        self._panic.clear()
+        for guard in self._panic.values():
+            guard.clear()
         self._thaw("cleared by an operator")
 
     def control_probe(self, *, failed: bool) -> None:
@@ -190,22 +197,22 @@ class Monitor:
         found = self.machines.get(key)
         if found is None:
             known = self.memory.get(key, Remembered(0.0, 0))
-            found = Machine(self._dice, lambda: self._permit(key[0]), Track(known.ratio))
+            found = Machine(self._dice, lambda: self._permit(key), Track(known.ratio))
             found.frozen = self.frozen is not None
             if key in self.seen:
                 found.restore(self.seen[key].state, known.failovers, self._clock.monotonic())
             self.machines[key] = found
         return found
 
-    def _permit(self, provider: str) -> str | None:
-        known = len({name for name, _ in (*self.seen, *self.machines)})
-        return self._panic.objection(provider, known, self._clock.monotonic())
+    def _permit(self, key: RouteKey) -> str | None:
+        known = len({one.provider for one in (*self.seen, *self.machines) if one.mode == key.mode})
+        return self._panic[key.mode].objection(key.provider, known, self._clock.monotonic())
 
     def _moved(self, key: RouteKey, moves: Iterable[Move]) -> list[Decision]:
         decided = []
         for move in moves:
             if move.after is RouteState.DOWN:
-                self._panic.shut(key[0], self._clock.monotonic())
+                self._panic[key.mode].shut(key.provider, self._clock.monotonic())
             decided.append(self._decision(key, move.reason, move))
         return decided
 
@@ -236,37 +243,40 @@ class Monitor:
             for machine in self.machines.values():
                 machine.thaw()
 
-    def _rebalanced(self, capabilities: set[str]) -> list[Decision]:
+    def _rebalanced(self, touched: set[tuple[str, Mode]]) -> list[Decision]:
         """Publish own routes whose shares, order or eagerness to probe are no longer what was last published."""
         now, decided = self._clock.monotonic(), []
-        for capability in sorted(capabilities):
-            order, given = self._distribution(capability)
+        for capability, mode in sorted(touched):
+            order, given = self._distribution(capability, mode)
             for key, machine in self.machines.items():
                 last = self.seen.get(key)
-                if key[1] != capability or last is None or not self._may_decide(key):
+                if key[1:] != (capability, mode) or last is None or not self._may_decide(key):
                     continue
                 wanted = (order, given, machine.probe(now), machine.share, machine.idempotent_only)
                 if wanted != (last.order, dict(last.shares), last.probe, last.share, last.idempotent_only):
                     decided.append(self._decision(key, last.reason, None))
         return decided
 
-    def _distribution(self, capability: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    def _distribution(self, capability: str, mode: Mode) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Return order and shares of a capability; an operator's plan is for both modes, each fills it by its own."""
         plan = self.configuration.plans.get(capability, Plan())
         standings: dict[str, Standing] = {}
-        for (provider, place), record in self.seen.items():
-            if place == capability:
-                standings[provider] = Standing(record.state, record.share)
-        for (provider, place), machine in self.machines.items():
-            if place == capability:
-                standings[provider] = Standing(machine.state, machine.share, _failed_ratio(machine))
-        return order_of(plan, list(standings)), shares(plan, standings, self._has_quota)
+        for key, record in self.seen.items():
+            if key[1:] == (capability, mode):
+                standings[key.provider] = Standing(record.state, record.share)
+        for key, machine in self.machines.items():
+            if key[1:] == (capability, mode):
+                standings[key.provider] = Standing(machine.state, machine.share, _failed_ratio(machine))
+        given = shares(plan, standings, lambda provider: self._has_quota(provider, mode))
+        return order_of(plan, list(standings)), given
 
     def _decision(self, key: RouteKey, reason: str, move: Move | None) -> Decision:
         machine, last = self.machines[key], self.seen.get(key)
-        order, given = self._distribution(key[1])
+        order, given = self._distribution(key.capability, key.mode)
         record = RouteChanged(
-            provider=key[0],
-            capability=key[1],
+            provider=key.provider,
+            capability=key.capability,
+            mode=key.mode,
             epoch=(self.generation, last.epoch[1] + 1 if last is not None else 1),
             state=move.after if move else machine.state,
             share=move.share if move else machine.share,

@@ -19,15 +19,17 @@ from chassis.db.connection import Connection
 from chassis.db.database import Database, UnitOfWork
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
-from chassis.http.problems import body_of, invalid, not_found
+from chassis.http.problems import body_of, invalid, not_found, query_of
 from contracts.errors import Invalid
 from contracts.events.base import Slug
 from contracts.events.health import RouteState
+from contracts.modes import Mode
 from health_monitor import audit
 from health_monitor.failover import Plan
 from health_monitor.monitor import Override
 from health_monitor.repository import operators
 from health_monitor.repository import routes as stored
+from health_monitor.routes import ModeQuery
 from health_monitor.statistics import RouteKey
 from providers import registry
 
@@ -42,13 +44,17 @@ class OverrideBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    mode: Mode = "live"
     state: Literal["maintenance", "forced_up", "forced_down"]
     ttl_s: int = Field(ge=1, le=MAX_TTL_S)
     reason: str = Field(min_length=1, max_length=500)
 
 
 class OrderBody(BaseModel):
-    """The providers of a capability, the preferred one first; `shares` in percent add up to 100, or are left out."""
+    """The providers of a capability, the preferred one first; `shares` in percent add up to 100, or are left out.
+
+    For both modes: each gives out the shares among its own routes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,27 +83,28 @@ class Operations:
         return [Route(path, guarded(endpoint), methods=[method]) for path, endpoint, method in table]
 
     async def _put_override(self, request: Request) -> Response:
-        body, key = await body_of(request, OverrideBody), _key(request)
+        body = await body_of(request, OverrideBody)
+        key = _key(request, body.mode)
 
         async def change(uow: UnitOfWork, actor: str, now: datetime) -> dict[str, Any]:
-            await _must_exist(uow.connection, key)
+            await _must_exist(uow.connection, key.provider, key.capability)
             wanted = Override(RouteState(body.state), now + timedelta(seconds=body.ttl_s), body.reason, actor)
             await operators.put_override(uow.connection, key, wanted, now)
             until = wanted.until.isoformat()
             detail = {"state": body.state, "until": until, "reason": body.reason}
-            audit.record(uow, actor, "route.overridden", _target(key), now, **detail)
-            return {"provider": key[0], "capability": key[1], **detail, "ttl_s": body.ttl_s, "actor": actor}
+            audit.record(uow, actor, "route.overridden", _target(key), now, mode=key.mode, **detail)
+            return {**key._asdict(), **detail, "ttl_s": body.ttl_s, "actor": actor}
 
         return await self._written(request, change)
 
     async def _end_override(self, request: Request) -> Response:
-        key = _key(request)
+        key = _key(request, query_of(request, ModeQuery).mode)
 
         async def change(uow: UnitOfWork, actor: str, now: datetime) -> dict[str, Any]:
             if not await operators.end_override(uow.connection, key):
                 raise not_found("override")
-            audit.record(uow, actor, "route.override_ended", _target(key), now)
-            return {"provider": key[0], "capability": key[1], "override": None}
+            audit.record(uow, actor, "route.override_ended", _target(key), now, mode=key.mode)
+            return {**key._asdict(), "override": None}
 
         return await self._written(request, change)
 
@@ -107,7 +114,7 @@ class Operations:
 
         async def change(uow: UnitOfWork, actor: str, now: datetime) -> dict[str, Any]:
             for provider in body.order:
-                await _must_exist(uow.connection, (provider, capability))
+                await _must_exist(uow.connection, provider, capability)
             await operators.put_plan(uow.connection, capability, Plan(body.order, body.shares), actor, now)
             shares = ", ".join(f"{name}={share}" for name, share in body.shares.items())
             detail = {"order": ", ".join(body.order), "shares": shares}
@@ -133,12 +140,12 @@ class Operations:
         return await write_once(request, self._database, write)
 
 
-def _key(request: Request) -> RouteKey:
-    return request.path_params["provider"], request.path_params["capability"]
+def _key(request: Request, mode: Mode) -> RouteKey:
+    return RouteKey(request.path_params["provider"], request.path_params["capability"], mode)
 
 
 def _target(key: RouteKey) -> str:
-    return f"route:{key[1]}:{key[0]}"
+    return audit.target(key.capability, key.provider, key.mode)
 
 
 def _check_order(body: OrderBody) -> None:
@@ -150,12 +157,12 @@ def _check_order(body: OrderBody) -> None:
         raise invalid("shares", "add up to 100")
 
 
-async def _must_exist(connection: Connection, key: RouteKey) -> None:
-    """Raise a `Problem` 404 unless calls were seen on the route, or the provider says that it has the capability."""
-    if await stored.one(connection, key) is not None:
+async def _must_exist(connection: Connection, provider: str, capability: str) -> None:
+    """Raise a `Problem` 404 unless calls were seen there in some mode, or the provider says that it offers that."""
+    if await stored.is_known(connection, provider, capability):
         return
     try:
-        known = key[1] in registry.get(key[0]).manifest.capabilities
+        known = capability in registry.get(provider).manifest.capabilities
     except Invalid:
         known = False
     if not known:

@@ -17,6 +17,7 @@ from chassis.http.idempotency import write_once
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import body_of, json_response, not_found, query_of
 from contracts.events.health import QuotaPolicy, QuotaWindow
+from contracts.modes import Mode, keyed
 from health_monitor import audit
 from health_monitor.limits import is_known
 from health_monitor.quotas import Quotas
@@ -27,10 +28,14 @@ _BUCKET: Final = re.compile(r"app|account|address|endpoint:[a-z0-9_.-]+")
 
 
 class QuotaBody(BaseModel):
-    """An operator's limit; an empty list of windows takes it back."""
+    """An operator's limit in one mode; an empty list of windows takes it back.
+
+    The sandbox has the live limit while it has none of its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    mode: Mode = "live"
     windows: tuple[QuotaWindow, ...] = Field(max_length=5)
     reason: str = Field(min_length=1, max_length=500)
 
@@ -42,14 +47,14 @@ def quota_routes(database: Database, tokens: TokenVerifier, clock: Clock, quotas
     async def overview(request: Request) -> Response:
         query = query_of(request, PageQuery)
         async with database.connection() as connection:
-            found = await stored.page_of(connection, query.cursor(2), query.limit + 1)
-        return json_response(page(found, query.limit, ("provider", "bucket")))
+            found = await stored.page_of(connection, query.cursor(3), query.limit + 1)
+        return json_response(page(found, query.limit, ("provider", "bucket", "mode")))
 
     @requires(tokens, Role.OPERATOR)
     async def put(request: Request) -> Response:
         body = await body_of(request, QuotaBody)
-        key = request.path_params["provider"], request.path_params["bucket"]
-        if not is_known(key[0]) or _BUCKET.fullmatch(key[1]) is None:
+        key = BucketKey(request.path_params["provider"], request.path_params["bucket"], body.mode)
+        if not is_known(key.provider) or _BUCKET.fullmatch(key.bucket) is None:
             raise not_found("quota")
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -58,8 +63,9 @@ def quota_routes(database: Database, tokens: TokenVerifier, clock: Clock, quotas
                 raise not_found("quota")
             told = "; ".join(f"{one.limit:g} in {one.seconds:g} s" for one in body.windows) or "as published"
             actor = request.state.principal.subject
-            target = f"quota:{key[0]}:{key[1]}"
-            audit.record(uow, actor, "quota.configured", target, clock.now(), windows=told, reason=body.reason)
+            target = keyed("quota", key.provider, key.bucket, mode=key.mode)
+            detail = {"windows": told, "reason": body.reason, "mode": key.mode}
+            audit.record(uow, actor, "quota.configured", target, clock.now(), **detail)
             return 200, _shown(key, policy)
 
         return await write_once(request, database, write)
@@ -68,4 +74,4 @@ def quota_routes(database: Database, tokens: TokenVerifier, clock: Clock, quotas
 
 
 def _shown(key: BucketKey, policy: QuotaPolicy) -> dict[str, Any]:
-    return {"provider": key[0], "bucket": key[1], **policy.model_dump(mode="json", exclude={"provider", "bucket"})}
+    return {**key._asdict(), **policy.model_dump(mode="json", exclude={"provider", "bucket", "mode"})}

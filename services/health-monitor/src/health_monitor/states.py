@@ -55,7 +55,8 @@ _SHARES: Final = {
 class Move:
     """One decision about a route: the states, why in words, what it means, and the numbers.
 
-    `kind` is what decided: outage, degraded, latency, probes, ladder, operator, call, suspicion or calm.
+    `kind` is what decided: outage, degraded, latency, probes, ladder, operator, call, suspicion, calm, or unprobed: a
+    suspicion is over that nobody could ask the provider about.
     `detection_s` are the seconds since the first failure.
     """
 
@@ -150,7 +151,8 @@ class Machine:
         if self.state is RouteState.SUSPECT:
             self._judge(now)
             if self.state is RouteState.SUSPECT and now - self._since >= SUSPECT_S and not self.held:
-                self._calm(now, "nothing confirmed the suspicion within 2 s")
+                probed = self.track.probes.heard_at >= self._since
+                self._calm(now, words.unconfirmed(SUSPECT_S, probed=probed), "calm" if probed else "unprobed")
         elif self.state is RouteState.DOWN and now - max(self.track.probes.heard_at, self._hold_until) > UNPROBED_S:
             self._enter(RouteState.RECOVERING, "probes", "nobody probes this route: a few calls try it", now)
         elif self.held:
@@ -282,7 +284,7 @@ class Machine:
             name = "outage" if chart is self.track.outage else "degraded"
             self._enter(RouteState.SUSPECT, "suspicion", words.suspicious(name, chart), now)
 
-    def _calm(self, now: float, reason: str) -> None:
+    def _calm(self, now: float, reason: str, kind: str = "calm") -> None:
         """End a suspicion; with probes against it the chart of outages starts again at half of its threshold.
 
         Good probes say nothing about some errors: lowered each time, the other chart would never see half of all calls
@@ -292,7 +294,7 @@ class Machine:
         if self.track.probes.passed(now) and not outage.tripped:
             outage.lower(outage.h / 2)
         self._quiet_until, self._quiet_s = now + self._quiet_s, min(2 * self._quiet_s, QUIET_MAX_S)
-        self._enter(self._before_suspect, "calm", reason, now)
+        self._enter(self._before_suspect, kind, reason, now)
 
     def _weigh(self, now: float) -> None:
         """Advance, or fall back, by the sequential tests of a route that is not well."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from contracts.events.sync import CallsObserved, Outcome
+from contracts.modes import Mode
 
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 
-RouteKey = tuple[str, str]  # (provider, capability)
+
+class RouteKey(NamedTuple):
+    """What a route is: one provider for one capability, in one mode."""
+
+    provider: str
+    capability: str
+    mode: Mode = "live"
 
 
 @dataclass(slots=True)
@@ -23,7 +30,12 @@ class Bucket:
     latency_ms_max: float = 0.0
 
 
-Buckets = dict[tuple[str, str, datetime], Bucket]
+Buckets = dict[tuple[RouteKey, datetime], Bucket]
+
+
+def key_of(calls: CallsObserved) -> RouteKey:
+    """Return the route that a report of calls is about."""
+    return RouteKey(calls.provider, calls.capability, calls.mode)
 
 
 def merged(into: Buckets, more: Buckets) -> None:
@@ -37,11 +49,11 @@ def merged(into: Buckets, more: Buckets) -> None:
 
 
 def by_minute(observed: Iterable[CallsObserved]) -> Buckets:
-    """Sum calls up by provider, capability and the minute in which the worker saw them."""
+    """Sum calls up by route and the minute in which the worker saw them."""
     buckets: Buckets = {}
     for calls in observed:
         minute = calls.observed_at.replace(second=0, microsecond=0)
-        bucket = buckets.setdefault((calls.provider, calls.capability, minute), Bucket())
+        bucket = buckets.setdefault((key_of(calls), minute), Bucket())
         # A call that failed by age is counted when it ends.
         for run in (run for run in calls.runs if run.kind == "final"):
             bucket.counts[run.outcome] += run.count

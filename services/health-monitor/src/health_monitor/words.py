@@ -17,6 +17,13 @@ def suspicious(name: str, chart: Chart) -> str:
     return f"S_{name} {chart.score:.1f} > h/2 {chart.h / 2:.1f}"
 
 
+def unconfirmed(seconds: float, *, probed: bool) -> str:
+    """Return why a suspicion ends: nothing confirmed it, which says little where nobody could ask the provider."""
+    if probed:
+        return f"nothing confirmed the suspicion within {seconds:.0f} s"
+    return f"nobody could probe: no connection asked the provider within {seconds:.0f} s, and calls alone prove nothing"
+
+
 def explained(cause: str, evidence: dict[str, Any]) -> str:
     """Return a cause with the evidence around it: `5 of the last 6 calls failed (5 timeout), S_outage …, seen by …`."""
     parts = [cause]

@@ -27,6 +27,7 @@ from contracts.events.health import RouteChanged
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import ApiVersionSeen, CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
+from contracts.modes import Mode
 from contracts.topics import HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS
 from health_monitor.handlers import EvidenceLoop, Generations
 from health_monitor.keeper import Keeper
@@ -127,12 +128,14 @@ class Replica:
         provider: str = "acme",
         latency_ms: float = 20,
         versions: tuple[ApiVersionSeen, ...] = (),
+        mode: Mode = "live",
         **more: Any,
     ) -> CallsObserved:
         return CallsObserved(
             worker="w1",
             provider=provider,
             capability="messaging.sms",
+            mode=mode,
             observed_at=at,
             versions=versions,
             runs=tuple(

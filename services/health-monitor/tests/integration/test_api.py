@@ -23,9 +23,12 @@ async def test_the_overview_has_state_reason_and_both_windows(replica: Any, path
     body = await replica.get(path)
     assert body["next"] is None
     route = body["items"][0]
-    assert {name: route[name] for name in ("provider", "capability", "state", "share", "epoch", "reason", "order")} == {
+    assert {
+        name: route[name] for name in ("provider", "capability", "mode", "state", "share", "epoch", "reason", "order")
+    } == {
         "provider": "acme",
         "capability": "messaging.sms",
+        "mode": "live",
         "state": "healthy",
         "share": 100,
         "epoch": [1, 1],
@@ -98,6 +101,44 @@ async def test_an_operator_forces_a_state_with_a_time_to_live_once_per_key(repli
     assert ("kim", "route.override_ended") in operated
 
 
+async def test_a_sandbox_outage_is_shown_with_the_sandbox_and_leaves_the_live_route_alone(replica: Any) -> None:
+    for mode in ("live", "sandbox"):
+        calls = (replica.calls(("success", 20), provider=name, mode=mode) for name in ("acme", "other"))
+        await replica.take(*calls)
+    await replica.take(replica.calls(("server_error", 6), mode="sandbox"))
+    for query, state, seen in (("", "healthy", 20), ("?mode=live", "healthy", 20), ("?mode=sandbox", "down", 26)):
+        listed = (await replica.get(f"/v1/routes{query}"))["items"]
+        assert [(one["provider"], one["state"]) for one in listed] == [("acme", state), ("other", "healthy")]
+        assert {one["mode"] for one in listed} == {"sandbox" if "sandbox" in query else "live"}
+        assert listed[0]["windows"]["5m"]["calls"] == seen
+    live = await replica.get("/v1/routes/messaging.sms")
+    tried = await replica.get("/v1/routes/messaging.sms?mode=sandbox")
+    assert (live["mode"], live["shares"]) == ("live", {"acme": 100, "other": 0})
+    assert (tried["mode"], tried["shares"]) == ("sandbox", {"acme": 0, "other": 100})
+    assert {one["after"] for one in live["decisions"]} == {"healthy"}
+    assert (tried["decisions"][0]["after"], tried["decisions"][0]["mode"]) == ("down", "sandbox")
+    assert (await replica.get("/v1/routes/messaging.sms/acme?mode=sandbox"))["state"] == "down"
+    assert (await replica.get("/v1/routes/messaging.sms/acme"))["state"] == "healthy"
+    targets = {(one.target, one.detail["mode"]) for one in await replica.audited() if one.detail.get("after") == "down"}
+    assert targets == {("route:messaging.sms:acme:sandbox", "sandbox")}
+
+
+async def test_an_override_is_for_one_mode(replica: Any) -> None:
+    await replica.take(replica.calls(("success", 20)), replica.calls(("success", 20), mode="sandbox"))
+    url = "/v1/routes/messaging.sms/acme/override"
+    body = {"state": "maintenance", "ttl_s": 60, "reason": "drill", "mode": "sandbox"}
+    async with replica.api(Role.OPERATOR) as api:
+        put = await api.put(url, json=body)
+        assert (put.status_code, put.json()["mode"]) == (200, "sandbox")
+        await replica.passes()
+        shown = [await replica.get(f"/v1/routes/messaging.sms/acme?mode={mode}") for mode in ("live", "sandbox")]
+        assert [one["state"] for one in shown] == ["healthy", "maintenance"]
+        assert [one["override"] and one["override"]["state"] for one in shown] == [None, "maintenance"]
+        assert (await api.delete(url)).status_code == 404, "the live route has no override"
+        assert (await api.delete(f"{url}?mode=test")).status_code == 422
+        assert (await api.delete(f"{url}?mode=sandbox")).json()["mode"] == "sandbox"
+
+
 async def test_an_override_ends_by_itself(replica: Any) -> None:
     await replica.take(replica.calls(("success", 20)))
     async with replica.api(Role.OPERATOR) as api:
@@ -160,6 +201,9 @@ async def test_self_fault_is_audited_and_cleared_by_an_operator(replica: Any) ->
         ("/v1/routes/no.such.capability", 404),
         ("/v1/routes?page=2", 422),
         ("/v1/routes?after=%21", 422),
+        ("/v1/routes?mode=test", 422),
+        ("/v1/routes/messaging.sms?mode=test", 422),
+        ("/v1/routes/messaging.sms/nobody?mode=test", 422),
         ("/v1/health/messaging.sms/nobody", 404),
     ],
 )
@@ -177,6 +221,7 @@ async def test_bad_reads_are_refused(replica: Any, issuer: LocalIssuer, path: st
         ({"state": "forced_down", "ttl_s": 0, "reason": "x"}, 422),
         ({"state": "down", "ttl_s": 60, "reason": "x"}, 422),
         ({"state": "forced_down", "ttl_s": 60, "reason": ""}, 422),
+        ({"state": "forced_down", "ttl_s": 60, "reason": "x", "mode": "test"}, 422),
         ({"state": "forced_down", "ttl_s": 60, "reason": "x"}, 404),
     ],
 )

@@ -20,6 +20,7 @@ from chassis.testing.service_kit import migrated_dsn, schema_differences
 from contracts.codec import encode
 from contracts.events.health import RouteState
 from contracts.topics import HEALTH_ROUTES, SYNC_CALLS
+from health_monitor.statistics import RouteKey
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -68,7 +69,7 @@ async def test_a_decision_outlives_a_failed_transaction_under_its_own_epoch(
         broken.setattr("health_monitor.repository.counts.add_calls", refuse)
         with pytest.raises(asyncpg.ConnectionDoesNotExistError):
             await replica.take(replica.calls(("timeout", 6)))
-        assert replica.monitor.seen["acme", "messaging.sms"].state == "down", "the decision does not wait"
+        assert replica.monitor.seen[RouteKey("acme", "messaging.sms")].state == "down", "the decision does not wait"
         replica.clock.advance(6)
         replica.keeper.take(replica.monitor.tick())
     await replica.keeper.save()
@@ -124,9 +125,9 @@ async def test_failovers_and_the_baseline_are_remembered_by_the_next_owner(
     for record in await replica.published():
         second.monitor.learned(record)
     await second.take(replica.calls(("success", 1)))
-    machine = second.monitor.machines["acme", "messaging.sms"]
+    machine = second.monitor.machines[RouteKey("acme", "messaging.sms")]
     assert machine.failovers(clock.monotonic()) == 1
-    assert machine.track.ratio == pytest.approx(first.monitor.machines["acme", "messaging.sms"].track.ratio)
+    assert machine.track.ratio == pytest.approx(first.monitor.machines[RouteKey("acme", "messaging.sms")].track.ratio)
 
 
 async def test_a_report_read_twice_counts_once_and_one_that_cannot_be_read_is_a_dead_letter(replica: Any) -> None:
@@ -161,7 +162,7 @@ async def test_many_batches_at_once_lose_no_call(replica: Any) -> None:
 
 async def test_the_series_of_a_route_end_where_another_replica_owns_it(replica: Any) -> None:
     def exported(provider: str) -> list[float | None]:
-        labels = {"provider": provider, "capability": "messaging.sms"}
+        labels = {"provider": provider, "capability": "messaging.sms", "mode": "live"}
         named = [
             REGISTRY.get_sample_value("provider_state", labels | {"state": state})
             for state in (RouteState.HEALTHY, RouteState.DOWN)

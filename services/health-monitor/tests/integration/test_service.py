@@ -22,6 +22,7 @@ from contracts.codec import decode
 from contracts.events.health import RouteChanged
 from contracts.events.platform import AuditRecorded
 from contracts.events.sync import CallRun, CallsObserved, Outcome
+from contracts.modes import MODES, Mode, calls_key
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
 from health_monitor.settings import Settings
@@ -29,7 +30,7 @@ from health_monitor.settings import Settings
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 
-def calls(provider: str, outcome: Outcome, count: int, *, probe: bool = False) -> CallsObserved:
+def calls(provider: str, outcome: Outcome, count: int, *, probe: bool = False, mode: Mode = "live") -> CallsObserved:
     runs = tuple(
         CallRun(
             operation="op",
@@ -44,7 +45,7 @@ def calls(provider: str, outcome: Outcome, count: int, *, probe: bool = False) -
         for number in range(count)
     )
     return CallsObserved(
-        worker="w", provider=provider, capability="messaging.sms", observed_at=datetime.now(UTC), runs=runs
+        worker="w", provider=provider, capability="messaging.sms", mode=mode, observed_at=datetime.now(UTC), runs=runs
     )
 
 
@@ -106,8 +107,9 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
         assert (shown["state"], shown["windows"]["5m"]["outcomes"]["timeout"]) == ("healthy", 6)
         await until(audited, "every decision is in the audit log, in its order")
         metrics = (await client.get(f"{url}/metrics")).text
-        assert f'provider_state{{capability="messaging.sms",provider="{provider}",state="healthy"}} 1.0' in metrics
-        assert f'provider_failovers_total{{from="{provider}",reason="outage",to="none"}} 1.0' in metrics
+        labels = f'capability="messaging.sms",mode="live",provider="{provider}",state="healthy"'
+        assert f"provider_state{{{labels}}} 1.0" in metrics
+        assert f'provider_failovers_total{{from="{provider}",mode="live",reason="outage",to="none"}} 1.0' in metrics
 
     await redis.aclose()
     seen = [decode(RouteChanged, r.value or b"") for r in await read_topic(kafka_bootstrap, HEALTH_ROUTES.name)]
@@ -142,3 +144,39 @@ async def test_a_restart_goes_on_where_the_last_owner_stopped(
         await produce(kafka_bootstrap, SYNC_CALLS, key, calls(provider, "client_error", 1))
         await until(lambda: owned(2), "the next owner says so under its own generation")
     await redis.aclose()
+
+
+async def test_a_sandbox_outage_has_its_own_place_in_the_mirror_and_on_the_topic(
+    kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
+) -> None:
+    provider = f"p{uuid.uuid4().hex[:8]}"
+    settings = await settings_of(kafka_bootstrap, redis_url, postgres_server, issuer)
+    redis = connect(redis_url)
+
+    async def state(mode: Mode) -> str | None:
+        group = provider if mode == "live" else f"{provider}:sandbox"
+        found = (await read_all(redis, group)).get("messaging.sms")
+        return None if found is None else decode(RouteChanged, found.value).state
+
+    async def sandbox_is_down() -> bool:
+        return await state("sandbox") == "down"
+
+    async def both_are_known() -> bool:
+        return None not in (await state("live"), await state("sandbox"))
+
+    async with running(create(settings)):
+        for mode in MODES:
+            place = calls_key(provider, "messaging.sms", mode)
+            await produce(kafka_bootstrap, SYNC_CALLS, place, calls(provider, "success", 20, mode=mode))
+        await until(both_are_known, "both routes are known")
+        await produce(kafka_bootstrap, SYNC_CALLS, place, calls(provider, "timeout", 6, mode="sandbox"))
+        await until(sandbox_is_down, "the sandbox route goes down")
+        assert await state("live") == "healthy"
+    await redis.aclose()
+    newest = {
+        (record.key or b"").decode(): decode(RouteChanged, record.value or b"")
+        for record in await read_topic(kafka_bootstrap, HEALTH_ROUTES.name)
+    }
+    place = f"messaging.sms:{provider}"
+    assert (newest[place].mode, newest[place].state) == ("live", "healthy")
+    assert (newest[f"{place}:sandbox"].mode, newest[f"{place}:sandbox"].state) == ("sandbox", "down")

@@ -69,7 +69,7 @@ def test_published_limits_come_from_the_manifests() -> None:
     rated = [
         one for one in registry.all_providers() if one.manifest.api is not None and one.manifest.api.rate is not None
     ]
-    assert {provider for provider, _ in found} == {one.slug for one in rated}
+    assert {key.provider for key in found} == {one.slug for one in rated}
     assert rated
     assert is_known(rated[0].slug)
     assert not is_known("nobody")

@@ -9,8 +9,10 @@ from typing import Any
 from chassis.testing.clock import ManualClock
 from contracts.events.health import RouteChanged, RouteState
 from contracts.events.sync import CallRun, CallsObserved, Outcome
+from contracts.modes import Mode
 from health_monitor.failover import Plan
 from health_monitor.monitor import Configuration, Decision, Monitor, Override
+from health_monitor.statistics import RouteKey
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = range(12)
@@ -27,7 +29,7 @@ class Fleet:
         self.published: list[Decision] = []
 
     def calls(
-        self, provider: str, outcome: Outcome, count: int = 1, *, capability: str = "sms", probe: bool = False
+        self, provider: str, outcome: Outcome, count: int = 1, *, mode: Mode = "live", probe: bool = False
     ) -> Fleet:
         for number in range(count):
             run = CallRun(
@@ -43,7 +45,8 @@ class Fleet:
             report = CallsObserved(
                 worker=f"w{number % 2}",
                 provider=provider,
-                capability=capability,
+                capability="sms",
+                mode=mode,
                 observed_at=self.clock.now(),
                 runs=(run,),
             )
@@ -55,8 +58,8 @@ class Fleet:
         self.published += self.monitor.tick()
         return self
 
-    def record(self, provider: str, capability: str = "sms") -> RouteChanged:
-        return self.monitor.seen[provider, capability]
+    def record(self, provider: str, mode: Mode = "live") -> RouteChanged:
+        return self.monitor.seen[RouteKey(provider, "sms", mode)]
 
 
 def test_epochs_of_a_route_grow_by_one_with_every_record() -> None:
@@ -79,7 +82,7 @@ def test_an_outage_moves_the_shares_of_all_routes_of_the_capability() -> None:
 
 
 def test_a_backup_without_quota_is_not_taken() -> None:
-    fleet = Fleet(has_quota=lambda provider: provider != "other")
+    fleet = Fleet(has_quota=lambda provider, _mode: provider != "other")
     fleet.calls("acme", "success", 20).calls("other", "success", 20).calls("acme", "server_error", 5).passes()
     assert fleet.record("acme").shares == {"acme": 100, "other": 0}
 
@@ -127,7 +130,7 @@ def test_self_fault_freezes_all_routes_and_lets_go_when_it_has_passed() -> None:
     for name in names:
         fleet.calls(name, "success", 20)
     for name in names:
-        fleet.passes().calls(name, "timeout", 2, capability="sms")
+        fleet.passes().calls(name, "timeout", 2)
     for name in names:
         fleet.calls(name, "timeout", 10)
     assert bool(fleet.monitor.frozen)
@@ -171,7 +174,7 @@ def test_the_panic_guard_holds_the_next_provider_back_for_a_minute() -> None:
 def test_an_operators_state_is_taken_up_and_ends_with_its_time() -> None:
     fleet = Fleet().calls("acme", "success", 20).calls("other", "success", 20)
     wanted = Override(RouteState.FORCED_DOWN, START + timedelta(seconds=30), "vendor works on it", "kim")
-    fleet.monitor.configure(Configuration(overrides={("acme", "sms"): wanted}))
+    fleet.monitor.configure(Configuration(overrides={RouteKey("acme", "sms"): wanted}))
     fleet.passes()
     shown = fleet.record("acme")
     assert (shown.state, shown.shares, shown.reason) == (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from contracts.events.sync import CallRun, CallsObserved, Outcome
-from health_monitor.statistics import by_minute, summary
+from health_monitor.statistics import RouteKey, by_minute, summary
 
 AT = datetime(2026, 1, 1, 12, 0, 59, 999_999, tzinfo=UTC)
 
@@ -35,10 +35,18 @@ def test_calls_of_all_workers_add_up_by_minute() -> None:
         ]
     )
     noon = AT.replace(second=0, microsecond=0)
-    assert set(buckets) == {("acme", "x.y", noon), ("acme", "x.y", noon + timedelta(minutes=1))}
-    first = buckets["acme", "x.y", noon]
+    key = RouteKey("acme", "x.y", "live")
+    assert set(buckets) == {(key, noon), (key, noon + timedelta(minutes=1))}
+    first = buckets[key, noon]
     assert (first.counts["success"], first.counts["timeout"], first.latency_ms_max) == (4, 2, 1000)
     assert first.latency_ms_sum == 3 * 10 + 50 + 2 * 1000
+
+
+def test_calls_of_the_two_modes_do_not_add_up() -> None:
+    live = observed(AT, run("success", 3, 10))
+    buckets = by_minute([live, live.model_copy(update={"mode": "sandbox", "runs": (run("timeout", 2, 10),)})])
+    told = {key.mode: (bucket.counts["success"], bucket.counts["timeout"]) for (key, _), bucket in buckets.items()}
+    assert told == {"live": (3, 0), "sandbox": (0, 2)}
 
 
 def test_the_success_rate_leaves_out_our_errors_and_quotas() -> None:

@@ -10,10 +10,13 @@ from sync_worker.catchup.metrics import METRICS as CATCH_UP_METRICS
 from sync_worker.limiter.metrics import METRICS as LIMITER_METRICS
 
 REQUESTS = Metric(
-    "provider_requests_total", "counter", "Calls to providers by outcome.", ("provider", "operation", "outcome")
+    "provider_requests_total", "counter", "Calls to providers by outcome.", ("provider", "operation", "outcome", "mode")
 )
 REQUEST_SECONDS = Metric(
-    "provider_request_duration_seconds", "histogram", "Duration of calls to providers.", ("provider", "operation")
+    "provider_request_duration_seconds",
+    "histogram",
+    "Duration of calls to providers.",
+    ("provider", "operation", "mode"),
 )
 IN_FLIGHT = Metric("provider_requests_in_flight", "gauge", "Calls to providers that have no answer yet.", ("provider",))
 PAYMENTS = Metric(

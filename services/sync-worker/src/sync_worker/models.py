@@ -12,6 +12,7 @@ from sqlmodel import Field, SQLModel
 
 from chassis.db.schema import INSTANT, service_registry
 from chassis.effects.table import add_effects_table
+from contracts.modes import Mode
 from sync_worker.connections.states import ConnectionState
 
 
@@ -54,7 +55,7 @@ class Connection(Base, table=True):
     tenant: str = Field(sa_type=sa.Text)
     provider: str = Field(sa_type=sa.Text)
     account_ref: str = Field(sa_type=sa.Text)
-    mode: str = Field(default="live", sa_type=sa.Text)
+    mode: Mode = Field(default="live", sa_type=sa.Text)
     state: str = Field(sa_type=sa.Text)
     reason: str = Field(default="", sa_type=sa.Text)
     method: str = Field(default="", sa_type=sa.Text)

@@ -126,7 +126,6 @@ async def test_the_same_key_gives_the_same_answer_and_another_request_is_a_confl
         ({"tenant": 5}, "tenant"),
         ({"account_ref": ""}, "account_ref"),
         ({"mode": "test"}, "mode"),
-        ({"mode": "sandbox"}, "mode"),
         ({"method": "nothing"}, "method"),
         ({"method": "api_key", "secrets": {"webhook": "w"}}, "secrets.api_key"),
         ({"account_ref": "a\u0000b"}, "account_ref"),

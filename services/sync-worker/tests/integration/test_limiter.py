@@ -61,7 +61,7 @@ class Process:
         )
         return self.path()
 
-    def path(self, credential: str = "c", **place: str) -> CallPath:
+    def path(self, credential: str = "c", **place: Any) -> CallPath:
         return self.book.path(self.provider, credential, **place)
 
     async def take(self, path: CallPath, call_class: CallClass, patience_s: float = 20.0, **fields: Any) -> Grant:
@@ -186,6 +186,27 @@ async def test_a_429_stops_the_bucket_for_every_worker_until_the_provider_said(r
     process.limiter.collect()
     reports = {report.bucket: report for report in process.usage.collect()}
     assert reports["account|c"].throttled == 1
+
+
+async def test_what_the_sandbox_spends_and_learns_leaves_live_calls_alone(process: Process) -> None:
+    live = process.limit(QuotaWindow(limit=1000, seconds=1, burst=50), bucket="app")
+    sandbox = process.path(mode="sandbox")
+    await process.heal()
+    await process.take(process.path("warm-up", mode="sandbox"), "bulk")
+    process.feedback.answered(sandbox, "throttled", {"Retry-After": "30"}, time.monotonic(), scope="app")
+    headers = {"RateLimit-Policy": '"m";q=5;w=1', "RateLimit": '"m";r=0;t=1'}
+    process.feedback.answered(sandbox, "success", headers, time.monotonic(), scope="app")
+    assert (sandbox.buckets[0].windows[0].limit, live.buckets[0].windows[0].limit) == (5, 1000)
+    while process.retries.may_retry(sandbox.scope):
+        pass
+    for _ in range(60):
+        await process.take(live, "critical")
+    with pytest.raises(Transient):
+        await process.take(sandbox, "critical", 5.0)
+    assert process.retries.may_retry(live.scope)
+    process.limiter.collect()
+    modes = {(one.mode, one.bucket): one.throttled for one in process.usage.collect()}
+    assert (modes["sandbox", "app|"], modes["live", "app|"]) == (1, 0)
 
 
 async def test_headers_lower_the_limit_and_an_empty_quota_waits_for_its_reset(process: Process) -> None:

@@ -43,7 +43,7 @@ class Quota:
             )
         )
 
-    def path(self, credential: str = "c", **place: str) -> CallPath:
+    def path(self, credential: str = "c", **place: Any) -> CallPath:
         return self.book.path(self.provider, credential, **place)
 
     def store(self, worker: str) -> QuotaStore:

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from chassis.testing.harness import until
+from contracts.codec import decode
 from contracts.events.health import RouteChanged
+from contracts.events.sync import CallsObserved
 from sync_worker.outbound.probes import Prober
+from sync_worker.outbound.route_table import Place
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
-PLACE = ("payer", "payments")
+PLACE = Place("payer", "payments")
 
 
 def prober(desk: Any) -> Prober:
@@ -144,3 +147,35 @@ async def number_of_rounds(desk: Any, rounds: int) -> None:
     for _ in range(rounds * 50):
         desk.later(seconds=0.1)
         await asyncio.sleep(0.01)  # lint-skip: PB011 the prober runs in between, in the virtual clock's time
+
+
+async def test_a_sandbox_connection_is_asked_for_the_sandbox_route_alone(desk: Any, kit: Any) -> None:
+    await desk.connect(kit.payer, "tried", mode="sandbox")
+    desk.client.script = [kit.answered(200, {}) for _ in range(200)]
+    one = prober(desk)
+    desk.routes.on_change = one.saw_route
+    async with running(one):
+        await number(desk, 1)
+        desk.routes.put(suspected(kit))
+        one.saw_failure(PLACE)
+        desk.later(seconds=1)
+        await asyncio.sleep(0.05)  # lint-skip: PB011 what must not happen leaves nothing to wait for
+        assert len(desk.client.calls) == 1, "nobody can be asked for the live route"
+        desk.routes.put(suspected(kit).model_copy(update={"mode": "sandbox"}))
+        await number(desk, 4)
+    assert {request.path for _, request in desk.client.calls} == {"/probe/tried"}
+    reporter = desk.path._reporter
+    await reporter.flush()
+    reports = [decode(CallsObserved, sent.data) for sent in reporter._publisher.sent]
+    assert {(calls.mode, run.probe, run.outcome) for calls in reports for run in calls.runs} == {
+        ("sandbox", True, "success")
+    }
+
+
+async def test_each_mode_is_asked_by_its_own_connection(desk: Any, kit: Any) -> None:
+    await desk.connect(kit.payer, "real")
+    await desk.connect(kit.payer, "tried", mode="sandbox")
+    desk.client.script = [kit.answered(200, {}) for _ in range(20)]
+    async with running(prober(desk)):
+        await number(desk, 2)
+    assert {request.path for _, request in desk.client.calls[:2]} == {"/probe/real", "/probe/tried"}

@@ -65,7 +65,7 @@ async def test_a_message_without_recipient_or_connection_is_refused(desk: Any, k
     silent = await desk.pay(kit.payer, await desk.connect(kit.payer))
     assert (await desk.run(desk.message(silent))).code == "no_recipient"
     desk.saga = type(desk.saga)(int=desk.saga.int + 1)
-    known = await desk.pay(kit.payer, uuid4(), phone=PHONE, external_id="p2")
+    known = await desk.pay(kit.payer, await desk.connect(kit.payer, "other"), phone=PHONE, external_id="p2")
     await desk.connect(kit.texter, tenant="t2")
     assert (await desk.run(desk.message(known))).code == "no_connection"
 
@@ -131,3 +131,32 @@ async def test_a_drain_waits_for_the_call_in_flight_and_starts_no_other(desk: An
         assert len(desk.client.calls) == 1
     finally:
         await _stop(task)
+
+
+async def test_the_customer_of_a_sandbox_payment_is_never_told_over_a_live_connection(desk: Any, kit: Any) -> None:
+    tried = await desk.pay(kit.payer, await desk.connect(kit.payer, mode="sandbox"), phone=PHONE)
+    await desk.connect(kit.texter)
+    refused = await desk.run(desk.message(tried))
+    assert (refused.code, refused.detail) == (
+        "no_connection",
+        "no connection of the tenant offers messaging.sms in the mode sandbox",
+    )
+    await desk.connect(kit.other, mode="sandbox")
+    desk.saga = type(desk.saga)(int=desk.saga.int + 1)
+    sent = await desk.run(desk.message(tried), kit.answered(200, {"id": "SM1"}))
+    assert (sent.status, sent.provider) == ("applied", "othertext")
+
+
+async def test_new_work_looks_at_the_routes_of_its_own_mode(desk: Any, kit: Any) -> None:
+    live = await desk.pay(kit.payer, await desk.connect(kit.payer), phone=PHONE)
+    tried = await desk.pay(kit.payer, await desk.connect(kit.payer, mode="sandbox"), phone=PHONE, external_id="p2")
+    for provider in (kit.texter, kit.other):
+        for mode in ("live", "sandbox"):
+            await desk.connect(provider, mode=mode)
+    desk.route(RouteState.DOWN, 1, kit.other, mode="live")
+    desk.route(RouteState.DOWN, 1, kit.texter, mode="sandbox")
+    chosen = []
+    for payment in (live, tried):
+        desk.saga = type(desk.saga)(int=desk.saga.int + 1)
+        chosen.append((await desk.run(desk.message(payment), kit.answered(200, {"id": "SM1"}))).provider)
+    assert chosen == ["texter", "othertext"]

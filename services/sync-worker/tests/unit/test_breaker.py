@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sync_worker.outbound.breaker import ACCOUNT, ROUTE, Breakers
+from sync_worker.outbound.route_table import Place
 
 FAILURES, HOLD_S, MAX_HOLD_S = ACCOUNT.failures, ACCOUNT.hold_s, ACCOUNT.max_hold_s
 PLACE = ("payer", "payment.refund", "c1")
@@ -79,10 +80,10 @@ def test_who_waits_for_a_trial_is_not_told_to_come_back_in_a_minute() -> None:
 
 def test_a_routes_breaker_opens_at_the_second_failure_says_so_once_and_closes_with_a_success() -> None:
     clock = Time()
-    told: list[tuple[str, str]] = []
-    breakers: Breakers[tuple[str, str]] = Breakers(clock, lambda _low, high: high, ROUTE)
+    told: list[Place] = []
+    breakers: Breakers[Place] = Breakers(clock, lambda _low, high: high, ROUTE)
     breakers.on_open = told.append
-    route = ("payer", "payments")
+    route = Place("payer", "payments", "live")
     for _ in range(4):
         breakers.record(route, failed=True)
     assert told == [route]

@@ -13,6 +13,7 @@ import pytest
 from chassis.testing.clock import ManualClock
 from contracts.errors import Terminal, Transient
 from contracts.events.health import RouteChanged, RouteState
+from contracts.modes import Mode
 from providers.sdk import Account, HttpRequest
 from sync_worker.outbound.breaker import ROUTE
 from sync_worker.outbound.path import DOUBT_S, Plan
@@ -28,6 +29,7 @@ class Tokens:
 
     def __init__(self) -> None:
         self.number = 1
+        self.mode: Mode = "live"
         self.error: Exception | None = None
         self.renewal: Exception | None = None
         self.reauth: list[str] = []
@@ -36,7 +38,7 @@ class Tokens:
         del wait_s
         if self.error is not None:
             raise self.error
-        return Account("acct", {"api_key": f"token-{self.number}"}, version=self.number)
+        return Account("acct", {"api_key": f"token-{self.number}"}, mode=self.mode, version=self.number)
 
     async def renew(self, connection: UUID, refused: Account, *, wait_s: float | None = None) -> Account:
         assert refused.version == self.number
@@ -208,6 +210,34 @@ async def test_retries_have_a_budget(kit: Any) -> None:
         codes.append((await desk.call(attempt=2)).code)
         desk.client.sent.clear()
     assert codes.count("retry_budget") >= 40, "500 tokens at 5 a retry are a hundred of them"
+
+
+async def test_a_call_takes_route_and_retries_of_its_connections_mode(kit: Any) -> None:
+    desk = Desk(kit, *[kit.answered(429)] * 500)
+    shut = RouteChanged(
+        provider="payer",
+        capability="payments",
+        mode="sandbox",
+        epoch=(1, 1),
+        state=RouteState.DOWN,
+        share=0,
+        reason="it is broken on purpose",
+        decided_at=kit.start,
+    )
+    desk.routes.put(shut)
+    assert (await desk.call()).meaning == "throttled"
+    desk.client.sent.clear()
+    desk.tokens.mode = "sandbox"
+    parked = await desk.call()
+    assert (parked.code, "payer (sandbox) is down" in parked.detail) == ("route_shut", True)
+    desk.routes.put(shut.model_copy(update={"epoch": (1, 2), "state": RouteState.HEALTHY, "share": 100}))
+    codes = []
+    for _ in range(150):
+        codes.append((await desk.call(attempt=2)).code)
+        desk.client.sent.clear()
+    assert "retry_budget" in codes, "the sandbox has spent its own"
+    desk.tokens.mode = "live"
+    assert (await desk.call(attempt=2)).code == ""
 
 
 async def test_an_effect_that_somebody_else_has_is_not_sent(kit: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Transient
 from contracts.events.sync import ApiVersionSeen, CallsObserved
+from contracts.modes import calls_key
 from contracts.topics import Topic
 from sync_worker.outbound.reports import Call, CallReporter, Slowest
 from sync_worker.outbound.route_table import RouteTable
@@ -37,7 +39,7 @@ class RecordingPublisher:
         if self.away:
             raise Transient("broker_unavailable", "away")
         observed = decode(CallsObserved, envelope.data)
-        assert key == f"{observed.provider}:{observed.capability}"
+        assert key == calls_key(observed.provider, observed.capability, observed.mode)
         self.sent.append(observed)
         return 0, 0
 
@@ -105,6 +107,24 @@ async def test_headers_of_deprecation_are_handed_on_once_a_flush() -> None:
     await report.flush()
     ((seen,),) = [observed.versions for observed in publisher.sent]
     assert (seen.version, seen.sunset) == ("v1", "Sat, 01 May 2027 00:00:00 GMT")
+
+
+async def test_calls_of_the_sandbox_are_reported_apart_and_keep_their_own_time() -> None:
+    publisher, clock = RecordingPublisher(), ManualClock()
+    report = reporter(publisher, clock)
+    told: list[Any] = []
+    report.on_call = lambda place: told.append(place.mode)
+    for _ in range(2000):
+        report.ended(report.started(replace(one(), mode="sandbox"), 10), "success", version=ApiVersionSeen())
+    slow = report.started(one(), 10)
+    clock.advance(2)
+    report.count_old()
+    assert not slow.counted, "what is usual in the sandbox is not what is usual"
+    report.ended(slow, "success", version=ApiVersionSeen())
+    await report.flush()
+    seen = [(calls.mode, [(run.kind, run.count) for run in calls.runs]) for calls in publisher.sent]
+    assert seen == [("sandbox", [("final", 2000)]), ("live", [("final", 1)])]
+    assert told == ["sandbox"] * 2000 + ["live"]
 
 
 async def test_only_business_calls_are_told_and_a_failure_only_after_a_success() -> None:

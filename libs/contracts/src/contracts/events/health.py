@@ -8,6 +8,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from contracts.events.base import Event, Instant, Slug
+from contracts.modes import Mode
 
 # Who waits for whom at a provider's limit: critical work first, bulk last (sync-worker.md §4.1).
 CallClass = Literal["critical", "interactive", "bulk", "probe"]
@@ -15,7 +16,7 @@ RESERVES: Final[dict[CallClass, float]] = {"critical": 0.0, "interactive": 0.2, 
 
 
 class RouteState(StrEnum):
-    """State of one provider for one capability (health-monitor.md §4.4)."""
+    """State of one provider for one capability in one mode (health-monitor.md §4.4)."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
@@ -33,13 +34,15 @@ class RouteChanged(Event):
 
     `epoch` is (owner generation, counter), compared lexicographically. `share` is this provider's; `order` are the
     capability's providers, the preferred one first, and `shares` what each of them may take now (percent): where a new
-    call goes that may go anywhere. `probe` says how eagerly workers probe: 0.2, 3 or 1 times a second.
+    call goes that may go anywhere, counted among routes of the same `mode`. `probe` says how eagerly workers probe:
+    0.2, 3 or 1 times a second.
     """
 
     TYPE: ClassVar[str] = "route.changed.v1"
 
     provider: Slug
     capability: str
+    mode: Mode = "live"
     epoch: tuple[int, int]
     state: RouteState
     share: int = Field(ge=0, le=100, description="percentage of calls that may take this route")
@@ -68,17 +71,19 @@ class QuotaWindow(Event):
 
 
 class QuotaPolicy(Event):
-    """What workers may spend of one bucket; key `<provider>:<bucket>`.
+    """What workers may spend of one bucket in one mode; key `<provider>:<bucket>`, with `:sandbox` behind it for that.
 
     `bucket` is a place on the path provider → app → account → endpoint class → address: `app`, `account`,
     `endpoint:<class>` or `address`; the worker fills in whose. `reserves` is the part of the burst that a class must
     leave alone. `trim` is the part of its rate that a class loses while a forecast says that the quota will not last:
-    0 nothing, 1 all of it. `source` says why we believe the limit.
+    0 nothing, 1 all of it. `source` says why we believe the limit. A sandbox bucket without a policy of its own has the
+    live one's windows, unless those were learned, and none of its trim.
     """
 
     TYPE: ClassVar[str] = "quota.policy.v1"
 
     provider: Slug
+    mode: Mode = "live"
     bucket: str = Field(pattern=r"^(app|account|address|endpoint:[a-z0-9_.-]+)$")
     windows: tuple[QuotaWindow, ...] = Field(min_length=1)
     reserves: dict[CallClass, float] = Field(default_factory=lambda: dict(RESERVES))

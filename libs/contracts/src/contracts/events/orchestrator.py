@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import Field, JsonValue
 
 from contracts.events.base import Event, Instant, Slug
+from contracts.modes import Mode
 from contracts.topics import Lane
 
 
@@ -57,7 +58,7 @@ class RunOperation(Command):
     operation: str = Field(max_length=64)
     connection: UUID | None = None
     provider: Slug | None = None
-    mode: Literal["live", "sandbox"] = "live"
+    mode: Mode = "live"
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     personal: str = Field(default="", repr=False)
 

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 
 from contracts.events.base import Currency, Event, Instant, Slug
 from contracts.events.health import CallClass
+from contracts.modes import Mode
 from contracts.topics import Lane
 
 
@@ -197,13 +198,17 @@ class ApiVersionSeen(Event):
 
 
 class CallsObserved(Event):
-    """Outcomes of provider calls by one worker since its last flush (100 ms, at once on a first failure)."""
+    """Outcomes of provider calls by one worker since its last flush (100 ms, at once on a first failure).
+
+    All of them in one mode; the key is `contracts.modes.calls_key`.
+    """
 
     TYPE: ClassVar[str] = "calls.observed.v1"
 
     worker: str
     provider: Slug
     capability: str
+    mode: Mode = "live"
     route_epoch: tuple[int, int] = (0, 0)
     observed_at: Instant
     in_flight: int = Field(default=0, ge=0)
@@ -212,7 +217,7 @@ class CallsObserved(Event):
 
 
 class QuotaUsage(Event):
-    """What one worker spent and learned of one bucket since its last report; key `<provider>:<bucket>`.
+    """What one worker spent and learned of one bucket in one mode since its last report; key as in `QuotaPolicy`.
 
     `used` is cost by class; `throttled` counts 429s. `seen_limit`, `seen_remaining` and `seen_reset_at` are what the
     provider's headers said last, absent where it says nothing; `estimate` is the rate (per second) to which 429s have
@@ -222,6 +227,7 @@ class QuotaUsage(Event):
     TYPE: ClassVar[str] = "quota.usage.v1"
 
     provider: Slug
+    mode: Mode = "live"
     bucket: str
     worker: str
     used: dict[CallClass, float]

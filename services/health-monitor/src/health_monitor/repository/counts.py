@@ -13,19 +13,19 @@ _SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in OUTCOMES)
 _ADD: Final = ", ".join(f"{name} = call_minutes.{name} + excluded.{name}" for name in OUTCOMES)
 
 
-async def add_calls(connection: Connection, buckets: Mapping[tuple[str, str, datetime], Bucket]) -> None:
+async def add_calls(connection: Connection, buckets: Mapping[tuple[RouteKey, datetime], Bucket]) -> None:
     """Add calls to their minutes."""
     names = ", ".join(OUTCOMES)
-    places = ", ".join(f"${place}" for place in range(4, 4 + len(OUTCOMES) + 2))
+    places = ", ".join(f"${place}" for place in range(5, 5 + len(OUTCOMES) + 2))
     await connection.executemany(
-        f"""INSERT INTO call_minutes (provider, capability, minute, {names}, latency_ms_sum, latency_ms_max)
-            VALUES ($1, $2, $3, {places})
-            ON CONFLICT (provider, capability, minute) DO UPDATE SET {_ADD},
+        f"""INSERT INTO call_minutes (provider, capability, mode, minute, {names}, latency_ms_sum, latency_ms_max)
+            VALUES ($1, $2, $3, $4, {places})
+            ON CONFLICT (provider, capability, mode, minute) DO UPDATE SET {_ADD},
                 latency_ms_sum = call_minutes.latency_ms_sum + excluded.latency_ms_sum,
                 latency_ms_max = greatest(call_minutes.latency_ms_max, excluded.latency_ms_max)""",  # noqa: S608
         [
-            (*key, *(bucket.counts[name] for name in OUTCOMES), bucket.latency_ms_sum, bucket.latency_ms_max)
-            for key, bucket in sorted(buckets.items())
+            (*key, minute, *(bucket.counts[name] for name in OUTCOMES), bucket.latency_ms_sum, bucket.latency_ms_max)
+            for (key, minute), bucket in sorted(buckets.items())
         ],
     )
 
@@ -38,13 +38,13 @@ async def forget_calls(connection: Connection, before: datetime) -> None:
 async def totals(connection: Connection, keys: Collection[RouteKey], since: datetime) -> dict[RouteKey, dict[str, Any]]:
     """Return the calls of routes in the minutes after `since`, by route; routes without calls are absent."""
     rows = await connection.fetch(
-        f"""SELECT provider, capability, {_SUMS}, sum(latency_ms_sum) AS latency_ms_sum,
+        f"""SELECT provider, capability, mode, {_SUMS}, sum(latency_ms_sum) AS latency_ms_sum,
                    max(latency_ms_max) AS latency_ms_max
             FROM call_minutes
-            WHERE (provider, capability) IN (SELECT * FROM unnest($1::text[], $2::text[])) AND minute > $3
-            GROUP BY provider, capability""",  # noqa: S608 (column names of ours)
-        [provider for provider, _ in keys],
-        [capability for _, capability in keys],
+            WHERE (provider, capability, mode) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
+                AND minute > $4
+            GROUP BY provider, capability, mode""",  # noqa: S608 (column names of ours)
+        *([key[at] for key in keys] for at in range(3)),
         since,
     )
-    return {(row["provider"], row["capability"]): dict(row) for row in rows}
+    return {RouteKey(row["provider"], row["capability"], row["mode"]): dict(row) for row in rows}

@@ -13,13 +13,13 @@ from health_monitor.statistics import RouteKey
 
 async def configuration(connection: Connection) -> Configuration:
     """Return everything that operators configured; overrides that are over included, for their owner to end them."""
-    overrides = await connection.fetch("SELECT provider, capability, state, until, reason, actor FROM route_overrides")
+    overrides = await connection.fetch("SELECT * FROM route_overrides")
     plans = await connection.fetch("SELECT capability, providers, shares FROM capability_plans")
     cleared = await connection.fetchval("SELECT at FROM clearances WHERE name = 'self_fault'")
     return Configuration(
         plans={row["capability"]: Plan(tuple(row["providers"]), row["shares"]) for row in plans},
         overrides={
-            (row["provider"], row["capability"]): Override(
+            RouteKey(row["provider"], row["capability"], row["mode"]): Override(
                 RouteState(row["state"]), row["until"], row["reason"], row["actor"]
             )
             for row in overrides
@@ -31,9 +31,9 @@ async def configuration(connection: Connection) -> Configuration:
 async def put_override(connection: Connection, key: RouteKey, wanted: Override, now: datetime) -> None:
     """Demand a state of a route, in place of an earlier demand."""
     await connection.execute(
-        """INSERT INTO route_overrides (provider, capability, state, until, reason, actor, at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7)
-           ON CONFLICT (provider, capability) DO UPDATE SET state = excluded.state, until = excluded.until,
+        """INSERT INTO route_overrides (provider, capability, mode, state, until, reason, actor, at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+           ON CONFLICT (provider, capability, mode) DO UPDATE SET state = excluded.state, until = excluded.until,
                reason = excluded.reason, actor = excluded.actor, at = excluded.at""",
         *key,
         wanted.state,
@@ -47,7 +47,7 @@ async def put_override(connection: Connection, key: RouteKey, wanted: Override, 
 async def end_override(connection: Connection, key: RouteKey) -> bool:
     """Take a demand back; returns whether there was one."""
     ended = await connection.fetchval(
-        "DELETE FROM route_overrides WHERE provider = $1 AND capability = $2 RETURNING true", *key
+        "DELETE FROM route_overrides WHERE provider = $1 AND capability = $2 AND mode = $3 RETURNING true", *key
     )
     return bool(ended)
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from chassis.db.connection import Connection
 from contracts.events.health import QuotaPolicy, QuotaWindow
+from contracts.modes import Mode, keyed
 
-BucketKey = tuple[str, str]
-"""(provider, bucket)"""
+
+class BucketKey(NamedTuple):
+    """Whose quota it is: a place on the path of a provider's calls (`QuotaPolicy.bucket`) in one mode."""
+
+    provider: str
+    bucket: str
+    mode: Mode = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,12 @@ class StoredQuota:
 
 async def lock(connection: Connection, key: BucketKey) -> StoredQuota:
     """Return a bucket, locked until the transaction ends; a bucket nobody knows is empty and locked by its name."""
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"quota {key[0]} {key[1]}")
-    row = await connection.fetchrow("SELECT policy, configured FROM quotas WHERE provider = $1 AND bucket = $2", *key)
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", keyed("quota", *key[:2], mode=key.mode)
+    )
+    row = await connection.fetchrow(
+        "SELECT policy, configured FROM quotas WHERE provider = $1 AND bucket = $2 AND mode = $3", *key
+    )
     if row is None:
         return StoredQuota()
     configured = row["configured"]
@@ -44,13 +54,14 @@ async def save(
 ) -> None:
     """Keep a policy that is being published."""
     await connection.execute(
-        """INSERT INTO quotas (provider, bucket, version, policy, configured, used_ratio, told, at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-           ON CONFLICT (provider, bucket) DO UPDATE SET version = excluded.version, policy = excluded.policy,
+        """INSERT INTO quotas (provider, bucket, mode, version, policy, configured, used_ratio, told, at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+           ON CONFLICT (provider, bucket, mode) DO UPDATE SET version = excluded.version, policy = excluded.policy,
                configured = excluded.configured, used_ratio = excluded.used_ratio, told = excluded.told,
                at = excluded.at""",
         policy.provider,
         policy.bucket,
+        policy.mode,
         policy.version,
         policy.model_dump(mode="json"),
         None if configured is None else [window.model_dump(mode="json") for window in configured],
@@ -61,15 +72,17 @@ async def save(
 
 
 async def page_of(connection: Connection, after: Sequence[Any] | None, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` buckets by provider and bucket, those behind `after`."""
-    provider, bucket = after or ("", "")
+    """Return up to `limit` buckets by provider, bucket and mode, those behind `after`."""
+    provider, bucket, mode = after or ("", "", "")
     rows = await connection.fetch(
-        """SELECT provider, bucket, version, policy -> 'windows' AS windows, policy -> 'trim' AS trim,
+        """SELECT provider, bucket, mode, version, policy -> 'windows' AS windows, policy -> 'trim' AS trim,
                   policy ->> 'source' AS source, configured IS NOT NULL AS configured, used_ratio, told AS reason,
                   at AS decided_at
-           FROM quotas WHERE (provider, bucket) > ($1::text, $2::text) ORDER BY provider, bucket LIMIT $3""",
+           FROM quotas WHERE (provider, bucket, mode) > ($1::text, $2::text, $3::text)
+           ORDER BY provider, bucket, mode LIMIT $4""",
         str(provider),
         str(bucket),
+        str(mode),
         limit,
     )
     return [dict(row) for row in rows]
@@ -77,5 +90,5 @@ async def page_of(connection: Connection, after: Sequence[Any] | None, limit: in
 
 async def known(connection: Connection) -> dict[BucketKey, datetime]:
     """Return the buckets that have a policy, with its time."""
-    rows = await connection.fetch("SELECT provider, bucket, at FROM quotas")
-    return {(row["provider"], row["bucket"]): row["at"] for row in rows}
+    rows = await connection.fetch("SELECT provider, bucket, mode, at FROM quotas")
+    return {BucketKey(row["provider"], row["bucket"], row["mode"]): row["at"] for row in rows}

@@ -5,7 +5,7 @@ A change may carry `If-Match` with the version that the caller has seen; another
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.requests import Request
@@ -22,6 +22,7 @@ from chassis.http.problems import Problem, body_of, invalid, json_response, not_
 from contracts.errors import Invalid, Transient
 from contracts.events.base import Slug
 from contracts.ids import uuid7
+from contracts.modes import Mode
 from contracts.topics import Lane
 from providers import oauth, registry
 from providers.provider import Provider
@@ -50,7 +51,7 @@ class NewConnection(BaseModel):
     tenant: Slug
     # It becomes part of URLs and headers of provider calls, and Postgres has no NUL.
     account_ref: str = Field(default="", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
-    mode: Literal["live", "sandbox"] = "live"
+    mode: Mode = "live"
     method: str = ""
     secrets: dict[str, SecretStr]
     options: dict[str, str] = Field(default_factory=dict)
@@ -87,7 +88,7 @@ class ConnectionQuery(PageQuery):
 
     tenant: str | None = None
     provider: str | None = None
-    mode: Literal["live", "sandbox"] | None = None
+    mode: Mode | None = None
     state: str | None = None
 
 

@@ -30,6 +30,7 @@ from contracts.events.base import Slug
 from contracts.events.orchestrator import RunOperation
 from contracts.events.sync import AnswerStatus
 from contracts.ids import effect_key, uuid7
+from contracts.modes import Mode
 from contracts.operations import arguments_of
 from contracts.topics import Lane
 from providers import registry
@@ -54,7 +55,7 @@ class NewOperation(BaseModel):
     tenant: Slug
     connection: UUID | None = None
     provider: Slug | None = None
-    mode: Literal["live", "sandbox"] = "live"
+    mode: Mode = "live"
     lane: Lane = Lane.STANDARD
     deadline: AwareDatetime | None = None
     arguments: dict[str, JsonValue] = Field(default_factory=dict, repr=False)

@@ -14,6 +14,7 @@ from chassis.effects.states import Effect
 from chassis.sealing import Keyring, SealError
 from contracts.errors import Invalid
 from contracts.events.orchestrator import Command, RefundPayment, RunOperation, SendMessage, operation_place
+from contracts.modes import Mode
 from contracts.operations import arguments_of
 from contracts.operations.undo import undo
 from providers import registry
@@ -109,7 +110,11 @@ class Targets:
         phone = self.contact(payment).get("phone")
         if not phone:
             raise Refusal("no_recipient", "no phone number is known for the payment's customer")
-        found = await self._chosen(connection, command.tenant, MESSAGE, provider=None, mode="live")
+        paid = await self._known(connection, payment.connection)
+        if paid is None:
+            raise Refusal("no_connection", "the payment's account is not known")
+        # A payment that was made to try things out must not reach a real person.
+        found = await self._chosen(connection, command.tenant, MESSAGE, provider=None, mode=paid.mode)
         token = reference(command.effect_key)
         personal = {"recipient": phone, "text": f"{command.text} Ref {token}"}
         sealed = self.seal(command.tenant, command.effect_key, personal)
@@ -158,17 +163,17 @@ class Targets:
         return found
 
     async def _chosen(
-        self, connection: Connection, tenant: str, operation: str, *, provider: str | None, mode: str
+        self, connection: Connection, tenant: str, operation: str, *, provider: str | None, mode: Mode
     ) -> ProviderConnection:
-        """Return the oldest live connection at the provider that the route prefers."""
+        """Return the oldest connection of a mode at the provider that the mode's route prefers."""
         capability = arguments_of(operation).CAPABILITY
         offering = [one.slug for one in registry.with_operation(operation) if provider in (None, one.slug)]
         if not offering:
             raise Refusal("not_offered", f"no provider offers {operation}")
         found = await connections.live(connection, tenant, offering, mode)
         if not found:
-            raise Refusal("no_connection", f"no live connection of the tenant offers {capability}")
-        order = self._routes.preferred(sorted({one.provider for one in found}), capability)
+            raise Refusal("no_connection", f"no connection of the tenant offers {capability} in the mode {mode}")
+        order = self._routes.preferred(sorted({one.provider for one in found}), capability, mode)
         return min(found, key=lambda one: order.index(one.provider))
 
     def contact(self, payment: Payment) -> dict[str, str]:

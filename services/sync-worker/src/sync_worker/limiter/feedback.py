@@ -42,7 +42,7 @@ class Feedback:
         seen = parse(headers, self._clock.now())
         bucket = path.named(scope) if scope else path.narrowest
         if outcome == "success":
-            self._retries.clean(path.provider)
+            self._retries.clean(path.scope)
         if outcome == "throttled":
             self._usage.throttled(path, bucket)
             wait_s = seen.retry_after_s

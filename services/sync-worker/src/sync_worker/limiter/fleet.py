@@ -15,7 +15,7 @@ _MICRO: Final = 1_000_000
 
 
 class ProviderState:
-    """One provider as this worker sees it. Times are monotonic seconds."""
+    """One provider in one mode as this worker sees it. Times are monotonic seconds."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

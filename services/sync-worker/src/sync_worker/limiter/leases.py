@@ -41,7 +41,7 @@ _NEVER_SENT_S: Final = 1e10
 class Limiter:
     """Quota for calls. One per process; `run` must run. `workers` is assumed until the store has counted them.
 
-    `on_version(provider, version)` is called when a reply shows another version of a provider's routes.
+    `on_version(scope, version)` is called when a reply shows another version of a provider's routes in one mode.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Limiter:
         """Block a bucket for every worker; `sent_at` (monotonic) of a call that got a 429 lowers the estimate too."""
         now = self._monotonic()
         age_s = _NEVER_SENT_S if sent_at is None else now - sent_at
-        self._notices.append(Throttle(path.provider, bucket, block_s, age_s))
+        self._notices.append(Throttle(path.scope, bucket, block_s, age_s))
         if block_s > 0:
             self._blocked[bucket] = now + block_s
             for pool in self._pools.values():
@@ -124,10 +124,10 @@ class Limiter:
 
     def turned(self, path: CallPath, bucket: str, seconds: float, seen: TurnSeen) -> None:
         """Tell every worker where a fixed window of a bucket turns, with the next round trip."""
-        offset = self._state(path.provider).clock_offset
+        offset = self._state(path.scope).clock_offset
         if offset:
             earliest, latest = seen.earliest + offset, seen.latest + offset
-            self._notices.append(WindowTurn(path.provider, bucket, seconds, earliest, latest, seen.way_s))
+            self._notices.append(WindowTurn(path.scope, bucket, seconds, earliest, latest, seen.way_s))
 
     def waiting(self) -> dict[tuple[str, CallClass], int]:
         """Return how many calls wait, by provider and class."""
@@ -191,7 +191,7 @@ class Limiter:
         self._hold(path, -cost)
         self._tell.setdefault(path, False)
         for pool in self._pools.values():
-            if pool.waiters and pool.path.provider == path.provider and pool.path.concurrent:
+            if pool.waiters and pool.path.scope == path.scope and pool.path.concurrent:
                 pool.shut_until = 0.0
                 self._flag(pool)
         self._wake.set()
@@ -209,7 +209,7 @@ class Limiter:
         asks: list[tuple[Pool | None, Ask]] = []
         for pool in sorted(due, key=lambda one: one.rank):
             pool.flagged = False
-            if self._is_safe(pool.path.provider, now):
+            if self._is_safe(pool.path.scope, now):
                 self._serve_safely(pool, now)
             elif (ask := self._ask(pool, now)) is not None:
                 asks.append((pool, ask))
@@ -253,7 +253,7 @@ class Limiter:
         return ask if want or back else None
 
     def _telling(self, path: CallPath, now: float, *, hello: bool = False) -> Ask:
-        state = self._state(path.provider)
+        state = self._state(path.scope)
         known = list(state.to_tell(path))
         ask = Ask(path, "bulk", 1.0, 0.0, hello=hello, told=bool(known))
         windows = [(bucket, window) for bucket in path.buckets for window in bucket.windows]
@@ -264,7 +264,7 @@ class Limiter:
                     known[at] = repr(self._held.get(bucket.name, 0.0))
         ask.known = known
         ask.owed = self._safe.settle(path, now, state.workers)
-        ask.retry_delta = self._retries.take_delta(path.provider)
+        ask.retry_delta = self._retries.take_delta(path.scope)
         return ask
 
     async def _exchange(self, asks: list[tuple[Pool | None, Ask]]) -> None:
@@ -290,18 +290,18 @@ class Limiter:
 
     def _take_reply(self, ask: Ask, reply: Reply, now: float) -> None:
         path = ask.path
-        state = self._state(path.provider)
+        state = self._state(path.scope)
         state.used_at = now if ask.want else state.used_at
         for other in state.take(path, reply, now, told=ask.told):
             self._tell.setdefault(other, False)
             self._wake.set()
         self._safe.clock_offset = state.clock_offset
         self._safe.saw(path, reply.known)
-        self._retries.saw(path.provider, reply.retry_tokens)
+        self._retries.saw(path.scope, reply.retry_tokens)
         if reply.route_version != state.version:
             state.version = reply.route_version
             if self._on_version is not None:
-                self._on_version(path.provider, reply.route_version)
+                self._on_version(path.scope, reply.route_version)
 
     def _serve(self, pool: Pool, ask: Ask, reply: Reply, now: float) -> None:
         if reply.healing:
@@ -336,12 +336,12 @@ class Limiter:
             bound_counter(DECISIONS, pool.call_class, "refused").inc()
             waiter.refuse(pool.shut_until - now)
 
-    def _is_safe(self, provider: str, now: float) -> bool:
-        return now < self._away_until or now < self._state(provider).heal_until
+    def _is_safe(self, scope: str, now: float) -> bool:
+        return now < self._away_until or now < self._state(scope).heal_until
 
     def _serve_safely(self, pool: Pool, now: float) -> None:
         """Let calls pass at the safe share; bulk waits until the store is back."""
-        state = self._state(pool.path.provider)
+        state = self._state(pool.path.scope)
         back_at = max(self._away_until, state.heal_until)
         while (waiter := pool.head()) is not None:
             wait_s = pool.shut_until - now
@@ -365,10 +365,10 @@ class Limiter:
             self._pools[path, kind] = pool
         return pool
 
-    def _state(self, provider: str) -> ProviderState:
-        state = self._providers.get(provider)
+    def _state(self, scope: str) -> ProviderState:
+        state = self._providers.get(scope)
         if state is None:
-            state = self._providers[provider] = ProviderState(self._workers)
+            state = self._providers[scope] = ProviderState(self._workers)
         return state
 
     def _flag(self, pool: Pool) -> None:
@@ -397,4 +397,4 @@ class Limiter:
         for place in idle:
             del self._pools[place]
         for path in {path for path, _ in idle} - {path for path, _ in self._pools}:
-            self._state(path.provider).forget(path)
+            self._state(path.scope).forget(path)

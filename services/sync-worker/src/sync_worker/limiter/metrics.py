@@ -21,6 +21,6 @@ QUOTA_USED = Metric(
     "provider_quota_used_ratio",
     "gauge",
     "Part of a provider's quota that is used, in the fullest bucket that this worker knows.",
-    ("provider", "quota"),
+    ("provider", "quota", "mode"),
 )
 METRICS: Final[tuple[Metric, ...]] = (WAIT_SECONDS, DECISIONS, STORE_COMMANDS, STORE_TRIPS, QUOTA_USED)

@@ -1,6 +1,6 @@
 """What the workers know of limits: policies in memory, and the buckets that a call passes on its way to a provider.
 
-Must never invent a limit that neither the vendor, an operator nor an answer stated.
+Must never invent a limit that neither the vendor, an operator nor an answer stated, nor let one mode spend the other's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from chassis.telemetry.logs import logger
 from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.events.health import RESERVES, CallClass, QuotaPolicy, QuotaWindow
+from contracts.modes import Mode, keyed
 from providers.manifest.api import Rate, Window
 
 log = logger(__name__)
@@ -60,6 +61,7 @@ class CallPath:
 
     provider: str
     names: tuple[tuple[str, str], ...]  # (kind, name)
+    mode: Mode = "live"
     buckets: tuple[Bucket, ...] = ()
     version: int = 0
     concurrent: bool = False
@@ -69,6 +71,11 @@ class CallPath:
         self.buckets = buckets
         self.version += 1
         self.concurrent = any(one.shape == "concurrent" for bucket in buckets for one in bucket.windows)
+
+    @property
+    def scope(self) -> str:
+        """What shares workers, retries and state in the store: the provider in one mode."""
+        return keyed(self.provider, mode=self.mode)
 
     @property
     def narrowest(self) -> str:
@@ -124,10 +131,11 @@ def _of_rate(rate: Rate) -> QuotaWindow:
 
 
 class PolicyBook:
-    """The newest policy per (provider, kind of bucket), and the interned paths that are made of them."""
+    """The newest policy per (provider, kind of bucket, mode), and the interned paths that are made of them."""
 
     def __init__(self) -> None:
-        self._policies: dict[tuple[str, str], QuotaPolicy] = {}
+        self._policies: dict[tuple[str, str, Mode], QuotaPolicy] = {}
+        self._declared: dict[tuple[str, str], QuotaPolicy] = {}
         self._learned: dict[str, dict[float, float]] = {}
         self._paths: dict[tuple[str, ...], CallPath] = {}
 
@@ -141,8 +149,11 @@ class PolicyBook:
 
     def put(self, policy: QuotaPolicy) -> bool:
         """Take a policy and return True, unless one that is as new is known."""
-        place = (policy.provider, policy.bucket)
+        place = (policy.provider, policy.bucket, policy.mode)
         known = self._policies.get(place)
+        if known is None and policy.source == "published":
+            # The health monitor's first record says of the manifest's rate what this worker has read itself.
+            known = self._declared.get((policy.provider, policy.bucket))
         if known is not None and known.version >= policy.version:
             return False
         self._policies[place] = policy
@@ -150,10 +161,10 @@ class PolicyBook:
         return True
 
     def declare(self, provider: str, rate: Rate | None, windows: Sequence[Window] = ()) -> None:
-        """Take a manifest's limits as policies until the health monitor sends others. Safe to repeat."""
+        """Take a manifest's limits, for both modes, until the health monitor sends others. Safe to repeat."""
         for policy in default_policies(provider, rate, windows):
-            if (provider, policy.bucket) not in self._policies:
-                self.put(policy)
+            self._declared[provider, policy.bucket] = policy
+        self._refresh(provider)
 
     def learn(self, provider: str, bucket: str, seconds: float, limit: float | None) -> None:
         """Take what answers say of one concrete bucket's window: it then counts if lower; None forgets it."""
@@ -166,17 +177,27 @@ class PolicyBook:
             known[seconds] = limit
         self._refresh(provider)
 
-    def path(self, provider: str, credential: str, *, app: str = "", endpoint: str = "", address: str = "") -> CallPath:
+    def path(
+        self,
+        provider: str,
+        credential: str,
+        *,
+        app: str = "",
+        endpoint: str = "",
+        address: str = "",
+        mode: Mode = "live",
+    ) -> CallPath:
         """Return the path of a call: the same object for the same place. `endpoint` is a class of endpoints."""
-        place = (provider, credential, app, endpoint, address)
+        place = (provider, credential, app, endpoint, address, mode)
         path = self._paths.get(place)
         if path is None:
-            names = [("app", f"{provider}|app|{app}"), ("account", f"{provider}|account|{credential}")]
+            scope = keyed(provider, mode=mode)
+            names = [("app", f"{scope}|app|{app}"), ("account", f"{scope}|account|{credential}")]
             if endpoint:
-                names.append((f"endpoint:{endpoint}", f"{provider}|endpoint:{endpoint}|{credential}"))
+                names.append((f"endpoint:{endpoint}", f"{scope}|endpoint:{endpoint}|{credential}"))
             if address:
-                names.append(("address", f"{provider}|address|{address}"))
-            path = self._paths[place] = CallPath(provider, tuple(names))
+                names.append(("address", f"{scope}|address|{address}"))
+            path = self._paths[place] = CallPath(provider, tuple(names), mode)
             path.set_buckets(self._buckets(path))
         return path
 
@@ -189,10 +210,22 @@ class PolicyBook:
             path.set_buckets(self._buckets(path))
 
     def _buckets(self, path: CallPath) -> tuple[Bucket, ...]:
-        return tuple(self._bucket(path.provider, kind, name) for kind, name in path.names)
+        return tuple(self._bucket(self._policy(path, kind), kind, name) for kind, name in path.names)
 
-    def _bucket(self, provider: str, kind: str, name: str) -> Bucket:
-        policy = self._policies.get((provider, kind))
+    def _policy(self, path: CallPath, kind: str) -> QuotaPolicy | None:
+        """Return what holds for a bucket: its own policy, in the sandbox else the live one, else the manifest's.
+
+        What live calls taught, and what a forecast takes from them, says nothing of the sandbox.
+        """
+        own = self._policies.get((path.provider, kind, path.mode))
+        if own is not None:
+            return own
+        live = self._policies.get((path.provider, kind, "live"))
+        if live is None or live.source == "learned":
+            return self._declared.get((path.provider, kind))
+        return live.model_copy(update={"trim": {}})
+
+    def _bucket(self, policy: QuotaPolicy | None, kind: str, name: str) -> Bucket:
         learned = self._learned.get(name, {})
         known = policy.windows if policy else ()
         windows = [_lower(window, learned) for window in known]

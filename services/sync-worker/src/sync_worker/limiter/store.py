@@ -72,7 +72,7 @@ class Reply:
 class Throttle:
     """A 429: the bucket to block, for how long, and how long ago the call was sent."""
 
-    provider: str
+    scope: str
     bucket: str
     block_s: float
     age_s: float
@@ -85,7 +85,7 @@ class WindowTurn:
     `way_s` is how long a call may be under way, from its grant until the provider counts it.
     """
 
-    provider: str
+    scope: str
     bucket: str
     seconds: float
     earliest: float
@@ -214,7 +214,7 @@ class QuotaStore:
         return known[1], known[2]
 
     def _notice_call(self, notice: Notice) -> tuple[_Script, list[Any]]:
-        key = state_key(notice.provider, notice.bucket)
+        key = state_key(notice.scope, notice.bucket)
         if isinstance(notice, Throttle):
             return self._throttle, [1, key, int(notice.block_s * _MICRO), int(notice.age_s * _MICRO), self._now()]
         times = (notice.seconds, notice.earliest, notice.latest, notice.way_s)
@@ -227,21 +227,22 @@ def window_id(shape: str, seconds: float) -> str:
     return f"{shape[0]}{seconds:g}"
 
 
-def state_key(provider: str, bucket: str) -> str:
-    """Return the key of a bucket's state; all keys of a provider share one slot of a cluster."""
-    return f"patchbay:quota:{{{provider}}}:state:{bucket}"
+def state_key(scope: str, bucket: str) -> str:
+    """Return the key of a bucket's state; all keys of a provider in one mode share one slot of a cluster."""
+    return f"patchbay:quota:{{{scope}}}:state:{bucket}"
 
 
-def version_key(provider: str) -> str:
-    """Return the key under which the health monitor counts the changes of a provider's routes."""
-    return f"patchbay:mirror:{{{provider}}}:version"
+def version_key(scope: str) -> str:
+    """Return the key under which the health monitor counts the changes of a provider's routes in one mode."""
+    return f"patchbay:mirror:{{{scope}}}:version"
 
 
 def _keys(path: CallPath) -> list[str]:
-    base = f"patchbay:quota:{{{path.provider}}}:"
-    keys = [version_key(path.provider), base + "meta", base + "workers"]
+    scope = path.scope
+    base = f"patchbay:quota:{{{scope}}}:"
+    keys = [version_key(scope), base + "meta", base + "workers"]
     for bucket in path.buckets:
-        keys += [state_key(path.provider, bucket.name), f"{base}wants:{bucket.name}", f"{base}held:{bucket.name}"]
+        keys += [state_key(scope, bucket.name), f"{base}wants:{bucket.name}", f"{base}held:{bucket.name}"]
     return keys
 
 

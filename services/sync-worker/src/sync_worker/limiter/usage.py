@@ -25,8 +25,7 @@ _CLEAN: Final = 1
 class _Bucket:
     """Use of one bucket since the last report, and what answers said of it last."""
 
-    provider: str
-    kind: str
+    path: CallPath
     used: dict[CallClass, float] = field(default_factory=dict)
     throttled: int = 0
     seen: Seen | None = None
@@ -46,22 +45,21 @@ class UsageBook:
     def spent(self, path: CallPath, call_class: CallClass, units: float) -> None:
         """Count units that calls of a class spent in every bucket of a path."""
         if units > 0:
-            for kind, name in path.names:
-                used = self._of(path.provider, kind, name).used
+            for _, name in path.names:
+                used = self._of(path, name).used
                 used[call_class] = used.get(call_class, 0.0) + units
 
     def throttled(self, path: CallPath, bucket: str) -> None:
         """Count a 429 of a bucket."""
-        kind = next((kind for kind, name in path.names if name == bucket), "account")
-        self._of(path.provider, kind, bucket).throttled += 1
+        self._of(path, bucket).throttled += 1
 
     def saw(self, path: CallPath, bucket: str, seen: Seen) -> None:
         """Remember what an answer said of a bucket."""
         kind = next((kind for kind, name in path.names if name == bucket), "account")
-        known = self._of(path.provider, kind, bucket)
+        known = self._of(path, bucket)
         known.seen, known.seen_at = seen, self._clock.now()
         if seen.limit and seen.remaining is not None:
-            gauge(QUOTA_USED).labels(path.provider, kind).set(1 - seen.remaining / seen.limit)
+            gauge(QUOTA_USED).labels(path.provider, kind, path.mode).set(1 - seen.remaining / seen.limit)
 
     def collect(self) -> list[QuotaUsage]:
         """Return one report per bucket that was used, throttled or spoken of since the last time, and start anew."""
@@ -76,8 +74,9 @@ class UsageBook:
         if one.seen_at is not None and seen.reset_s is not None:
             reset_at = one.seen_at + timedelta(seconds=seen.reset_s)
         return QuotaUsage(
-            provider=one.provider,
-            bucket=name.removeprefix(f"{one.provider}|"),
+            provider=one.path.provider,
+            mode=one.path.mode,
+            bucket=name.removeprefix(f"{one.path.scope}|"),
             worker=self._worker,
             used=one.used,
             throttled=one.throttled,
@@ -89,39 +88,42 @@ class UsageBook:
             until=until,
         )
 
-    def _of(self, provider: str, kind: str, name: str) -> _Bucket:
-        return self._buckets.setdefault(name, _Bucket(provider, kind))
+    def _of(self, path: CallPath, name: str) -> _Bucket:
+        return self._buckets.setdefault(name, _Bucket(path))
 
 
 class RetryBudgets:
-    """Retry tokens by provider, shared by all workers: what each earns and spends rides on its leases."""
+    """Retry tokens by provider and mode (`CallPath.scope`), shared by all workers.
+
+    What each earns and spends rides on its leases.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
         self._delta: dict[str, int] = {}
 
-    def may_retry(self, provider: str, *, after_timeout: bool = False) -> bool:
+    def may_retry(self, scope: str, *, after_timeout: bool = False) -> bool:
         """Take the tokens of one retry; False when there are too few, and the call must then fail."""
         cost = RETRY_COST_AFTER_TIMEOUT if after_timeout else RETRY_COST
-        if self._tokens(provider) < cost:
+        if self._tokens(scope) < cost:
             return False
-        self._delta[provider] = self._delta.get(provider, 0) - cost
+        self._delta[scope] = self._delta.get(scope, 0) - cost
         return True
 
-    def clean(self, provider: str) -> None:
+    def clean(self, scope: str) -> None:
         """Count a call that succeeded at once."""
-        if self._tokens(provider) < RETRY_TOKENS:
-            self._delta[provider] = self._delta.get(provider, 0) + _CLEAN
+        if self._tokens(scope) < RETRY_TOKENS:
+            self._delta[scope] = self._delta.get(scope, 0) + _CLEAN
 
-    def take_delta(self, provider: str) -> int:
+    def take_delta(self, scope: str) -> int:
         """Return what the store has not heard of, and expect it to."""
-        delta = self._delta.pop(provider, 0)
-        self._seen[provider] = max(0, min(RETRY_TOKENS, self._seen.get(provider, RETRY_TOKENS) + delta))
+        delta = self._delta.pop(scope, 0)
+        self._seen[scope] = max(0, min(RETRY_TOKENS, self._seen.get(scope, RETRY_TOKENS) + delta))
         return delta
 
-    def saw(self, provider: str, tokens: int) -> None:
+    def saw(self, scope: str, tokens: int) -> None:
         """Take the balance that the store told."""
-        self._seen[provider] = tokens
+        self._seen[scope] = tokens
 
-    def _tokens(self, provider: str) -> int:
-        return self._seen.get(provider, RETRY_TOKENS) + self._delta.get(provider, 0)
+    def _tokens(self, scope: str) -> int:
+        return self._seen.get(scope, RETRY_TOKENS) + self._delta.get(scope, 0)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from sync_worker.outbound.route_table import Place
+
 # A trial that never reports back (its worker task was cancelled) must not shut the way for ever.
 TRIAL_S: Final = 60.0
 
-Place = TypeVar("Place", bound=tuple[str, ...])
+Where = TypeVar("Where", bound=tuple[str, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +42,20 @@ class _Breaker:
     trial_until: float = 0.0
 
 
-class Breakers(Generic[Place]):
+class Breakers(Generic[Where]):
     """The breakers of one rule. `monotonic` gives seconds, `uniform` draws from an interval.
 
     `on_open` is called with a place whose breaker opens, and not again before it was closed.
     """
 
     def __init__(self, monotonic: Callable[[], float], uniform: Callable[[float, float], float], rule: Rule) -> None:
-        self.on_open: Callable[[Place], None] = lambda _place: None
+        self.on_open: Callable[[Where], None] = lambda _place: None
         self._rule = rule
         self._monotonic = monotonic
         self._uniform = uniform
-        self._breakers: dict[Place, _Breaker] = {}
+        self._breakers: dict[Where, _Breaker] = {}
 
-    def shut_for_s(self, place: Place) -> float:
+    def shut_for_s(self, place: Where) -> float:
         """Return 0 when a call may go, else the seconds to wait. An open breaker lets one trial through at a time."""
         breaker = self._breakers.get(place)
         if breaker is None or breaker.failures < self._rule.failures:
@@ -67,7 +69,7 @@ class Breakers(Generic[Place]):
         breaker.trial_until = now + TRIAL_S
         return 0.0
 
-    def record(self, place: Place, *, failed: bool | None) -> None:
+    def record(self, place: Where, *, failed: bool | None) -> None:
         """Note how a call ended; None says nothing about the provider, and frees the trial."""
         breaker = self._breakers.get(place)
         if failed is None:
@@ -84,7 +86,7 @@ class Breakers(Generic[Place]):
         if breaker.failures >= self._rule.failures:
             self._hold(place, breaker)
 
-    def _hold(self, place: Place, breaker: _Breaker) -> None:
+    def _hold(self, place: Where, breaker: _Breaker) -> None:
         """Open, or stay open for longer; only what was sent as a trial doubles the hold, not what was under way."""
         now = self._monotonic()
         if now >= breaker.until:
@@ -100,7 +102,7 @@ class WorkerBreakers:
     """The breakers of a worker: by (provider, operation, account), and by route."""
 
     account: Breakers[tuple[str, str, str]]
-    route: Breakers[tuple[str, str]]
+    route: Breakers[Place]
 
     @classmethod
     def build(cls, monotonic: Callable[[], float], uniform: Callable[[float, float], float]) -> WorkerBreakers:

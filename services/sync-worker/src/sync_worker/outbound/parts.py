@@ -19,6 +19,7 @@ from contracts.errors import Invalid, Transient
 from contracts.events.health import RouteChanged
 from contracts.events.sync import QuotaUsage
 from contracts.ids import uuid7
+from contracts.modes import keyed
 from contracts.topics import SYNC_QUOTA_USAGE
 from providers import registry
 from sync_worker.connections.tokens import Tokens
@@ -100,7 +101,9 @@ class UsageReporter:
     async def _publish(self, usage: QuotaUsage) -> None:
         envelope = Envelope(id=str(uuid7()), source=SOURCE, type=QuotaUsage.TYPE, data=encode(usage))
         try:
-            await self._publisher.publish(SYNC_QUOTA_USAGE, f"{usage.provider}:{usage.bucket}", envelope)
+            await self._publisher.publish(
+                SYNC_QUOTA_USAGE, keyed(usage.provider, usage.bucket, mode=usage.mode), envelope
+            )
         except Transient:
             counter(CALLS_UNREPORTED).inc()
 

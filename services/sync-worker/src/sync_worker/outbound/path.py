@@ -1,6 +1,7 @@
 """The way of every call to a provider, in eleven steps (sync-worker.md §4.1); `Path.call` reads like that list.
 
-Provider code builds the request and reads the answer; nothing here knows which provider it is. Must never send before
+Provider code builds the request and reads the answer; nothing here knows which provider it is. The account that step 1
+opens says in which mode: routes, retries, quotas and reports are that mode's. Must never send before
 the effect is marked as sent, and never twice on its own account but for a credential that was refused.
 """
 
@@ -19,6 +20,8 @@ from chassis.telemetry.metrics import bound_counter, bound_histogram
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.health import CallClass
 from contracts.events.sync import ApiVersionSeen, Outcome
+from contracts.modes import Mode
+from contracts.modes import keyed
 from providers.classify import Meaning, classify
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse
@@ -32,7 +35,7 @@ from sync_worker.metrics import REQUEST_SECONDS, REQUESTS
 from sync_worker.outbound.breaker import WorkerBreakers
 from sync_worker.outbound.client import Failure, FailureKind, ProviderClient
 from sync_worker.outbound.reports import Call, CallReporter, InFlight
-from sync_worker.outbound.route_table import RouteTable
+from sync_worker.outbound.route_table import Place, RouteTable
 
 # No attempt starts with less time than this: it would only be cut off (sync-worker.md §4.1).
 LEAST_TIME_S: Final = 0.1
@@ -144,22 +147,22 @@ class Path:
 
         `mark` commits that the request leaves now; while it is false nothing does.
         """
-        admitted = False
+        admitted: Account | None = None
         try:
             account = await self._connection(plan)  # 1
-            self._route(plan)  # 2
-            await self._breaker(plan)  # 3
-            admitted = True
+            self._route(plan, account)  # 2
+            await self._breaker(plan, account)  # 3
+            admitted = account
             self._time_left(plan)  # 4
-            self._retry_budget(plan)  # 5
-            path, grant = await self._quota(plan)  # 6
+            self._retry_budget(plan, account)  # 5
+            path, grant = await self._quota(plan, account)  # 6
         except NotTried as reason:
-            if admitted:
-                self._heard(plan, failed=None)
+            if admitted is not None:
+                self._heard(plan, admitted.mode, failed=None)
             return reason.result
         try:
             if mark is not None and not await mark():  # 7
-                self._heard(plan, failed=None)
+                self._heard(plan, account.mode, failed=None)
                 return Result("superseded")
             account = await self._credential(plan, account)  # 8
             result = await self._send(plan, account, path)  # 9, 10 and 11
@@ -183,15 +186,16 @@ class Path:
         except Transient as error:
             raise NotTried("parked", error.code, error.detail, error.retry_after_s) from None
 
-    def _route(self, plan: Plan) -> None:
-        """(2) The health monitor lets calls through."""
+    def _route(self, plan: Plan, account: Account) -> None:
+        """(2) The health monitor lets calls through in the connection's mode."""
         if plan.probe:
             return
-        shut = self._routes.admit(plan.provider.slug, plan.capability, repeatable=plan.repeatable)
+        place = _route(plan, account.mode)
+        shut = self._routes.admit(place, repeatable=plan.repeatable)
         if shut is not None:
             raise NotTried("parked", "route_shut", shut.reason, shut.retry_after_s)
 
-    async def _breaker(self, plan: Plan) -> None:
+    async def _breaker(self, plan: Plan, account: Account) -> None:
         """(3) This worker itself has not just seen it fail again and again.
 
         Where its last two calls of the route failed, it waits for a trial's outcome or a decision of the health
@@ -202,7 +206,7 @@ class Path:
         shut_s = self._breakers.account.shut_for_s(_place(plan))
         if shut_s > 0:
             raise NotTried("parked", "breaker_open", "the last calls of this worker failed", shut_s)
-        route = _route(plan)
+        route = _route(plan, account.mode)
         until = 0.0
         while (doubt_s := self._breakers.route.shut_for_s(route)) > 0:
             now = self._clock.monotonic()
@@ -210,7 +214,7 @@ class Path:
             if now + doubt_s > until:
                 raise NotTried("parked", "breaker_open", "the last calls of this worker failed", doubt_s)
             await self._clock.sleep(min(doubt_s, DOUBT_POLL_S))
-            self._route(plan)
+            self._route(plan, account)
 
     def _time_left(self, plan: Plan) -> float:
         """(4) Return the seconds that an attempt may take: the operation's limit, or what the caller has left."""
@@ -221,14 +225,17 @@ class Path:
             raise NotTried("expired", "expired", "there is no time left before the deadline")
         return min(plan.timeout_s, left)
 
-    def _retry_budget(self, plan: Plan) -> None:
+    def _retry_budget(self, plan: Plan, account: Account) -> None:
         """(5) Retries are a small part of the traffic, or a provider in trouble drowns in them."""
-        if plan.attempt > 1 and not plan.probe and not self._quotas.retries.may_retry(plan.provider.slug):
+        if plan.attempt <= 1 or plan.probe:
+            return
+        if not self._quotas.retries.may_retry(keyed(plan.provider.slug, mode=account.mode)):
             raise NotTried("parked", "retry_budget", "too many retries to this provider are under way")
 
-    async def _quota(self, plan: Plan) -> tuple[CallPath, Grant]:
+    async def _quota(self, plan: Plan, account: Account) -> tuple[CallPath, Grant]:
         """(6) The provider's limit has room for this call; waits for its turn until the deadline."""
-        path = self._quotas.policies.path(plan.provider.slug, str(plan.connection), endpoint=plan.quota)
+        credential, mode = str(plan.connection), account.mode
+        path = self._quotas.policies.path(plan.provider.slug, credential, endpoint=plan.quota, mode=mode)
         until = self._clock.monotonic() + self._time_left(plan)
         call_class: CallClass = "probe" if plan.probe else plan.call_class
         try:
@@ -259,7 +266,7 @@ class Path:
             request = plan.provider.authorise(plan.build(account), account, self._clock.now())
         except PatchbayError as error:
             return Result("ours", error.code, error.detail)
-        flight = self._reporter.started(_call_of(plan), plan.timeout_s)
+        flight = self._reporter.started(_call_of(plan, account), plan.timeout_s)
         sent_at = self._clock.monotonic()
         try:
             seconds = self._time_left(plan)
@@ -281,16 +288,16 @@ class Path:
     ) -> None:
         slug = plan.provider.slug
         seconds = self._reporter.ended(flight, outcome, effect=plan.effect, version=_version(plan.provider, answer))
-        bound_counter(REQUESTS, slug, plan.operation, outcome).inc()
-        bound_histogram(REQUEST_SECONDS, slug, plan.operation).observe(seconds)
+        bound_counter(REQUESTS, slug, plan.operation, outcome, flight.call.mode).inc()
+        bound_histogram(REQUEST_SECONDS, slug, plan.operation, flight.call.mode).observe(seconds)
         failed = outcome in _BREAKS
         if breaks:
-            self._heard(plan, failed=failed if failed or outcome == "success" else None)
+            self._heard(plan, flight.call.mode, failed=failed if failed or outcome == "success" else None)
 
-    def _heard(self, plan: Plan, *, failed: bool | None) -> None:
+    def _heard(self, plan: Plan, mode: Mode, *, failed: bool | None) -> None:
         """Tell the breakers; None says nothing of the provider, and lets another call be the trial."""
         self._breakers.account.record(_place(plan), failed=failed)
-        self._breakers.route.record(_route(plan), failed=failed)
+        self._breakers.route.record(_route(plan, mode), failed=failed)
 
     async def _with_new_credential(self, plan: Plan, refused: Account, path: CallPath, first: Result) -> Result:
         """Send once more with a renewed credential; a provider that refuses it too waits for a person."""
@@ -323,13 +330,13 @@ def _place(plan: Plan) -> tuple[str, str, str]:
     return plan.provider.slug, plan.operation, str(plan.connection)
 
 
-def _route(plan: Plan) -> tuple[str, str]:
-    return plan.provider.slug, plan.capability
+def _route(plan: Plan, mode: Mode) -> Place:
+    return Place(plan.provider.slug, plan.capability, mode)
 
 
-def _call_of(plan: Plan) -> Call:
+def _call_of(plan: Plan, account: Account) -> Call:
     place = (plan.provider.slug, plan.capability, plan.operation)
-    return Call(*place, "success", plan.tenant, str(plan.connection), plan.probe)
+    return Call(*place, "success", plan.tenant, str(plan.connection), plan.probe, mode=account.mode)
 
 
 def _version(provider: Provider, answer: HttpResponse | None) -> ApiVersionSeen:

@@ -1,8 +1,8 @@
 """Probes with real credentials: a cheap read shows whether a provider works, also when nobody else calls it.
 
-As often as the health monitor wants, and three at once when it begins to want a burst, when the first call of a quiet
-provider fails (health-monitor.md §4.3) or two calls in a row of a busy one. Must never be the reason that a provider's
-quota runs out: probes have a class of their own.
+A connection is asked for the routes of its own mode. As often as the health monitor wants, and three at once when it
+begins to want a burst, when the first call of a quiet provider fails (health-monitor.md §4.3) or two calls in a row of
+a busy one. Must never be the reason that a provider's quota runs out: probes have a class of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from chassis.clock import Clock
 from chassis.db.connection import is_unavailable
 from chassis.db.database import Database
 from contracts.errors import Invalid
+from contracts.modes import MODES
 from providers import registry
 from providers.provider import Provider
 from providers.sdk import Account
@@ -37,7 +38,7 @@ _CANNOT_ASK: Final = ("ours", "no_connection", "credential", "missing_scope")
 
 
 class Prober:
-    """Probes every provider that somebody has connected, until cancelled; `uniform` spreads the first ones."""
+    """Probes every provider that somebody has connected, by mode, until cancelled; `uniform` spreads the first ones."""
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class Prober:
         """Read which providers have a connection that can be asked; the oldest one of each asks."""
         try:
             async with self._database.connection() as database:
-                found = await connections.live(database, None, _probed())
+                found = [one for mode in MODES for one in await connections.live(database, None, _probed(), mode)]
         except Exception as error:
             if not is_unavailable(error):
                 raise
@@ -144,7 +145,7 @@ class Prober:
         places: defaultdict[Place, deque[Connection]] = defaultdict(deque)
         for one in found:
             for capability in registry.get(one.provider).manifest.capabilities:
-                places[one.provider, capability].append(one)
+                places[Place(one.provider, capability, one.mode)].append(one)
         self._places = dict(places)
         # Starts are spread, so that a restart does not ask everybody at once.
         self._due = {place: self._due.get(place, now + self._uniform(0, INTERVALS_S["idle"])) for place in places}
@@ -155,7 +156,7 @@ class Prober:
             return
         connection = candidates[0]
         try:
-            result = await self._path.call(_plan(connection, place[1]))
+            result = await self._path.call(_plan(connection, place.capability))
         except Exception as error:
             if not is_unavailable(error):
                 raise

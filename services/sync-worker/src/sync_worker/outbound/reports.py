@@ -21,9 +21,10 @@ from contracts.envelope import Envelope
 from contracts.errors import Transient
 from contracts.events.sync import ApiVersionSeen, CallRun, CallsObserved, Outcome
 from contracts.ids import uuid7
+from contracts.modes import Mode, calls_key
 from contracts.topics import SYNC_CALLS
 from sync_worker.metrics import CALLS_UNREPORTED, IN_FLIGHT
-from sync_worker.outbound.route_table import RouteTable
+from sync_worker.outbound.route_table import Place, RouteTable
 
 FLUSH_INTERVAL_S: Final = 0.1
 SLOW_S: Final = 2.0
@@ -52,6 +53,12 @@ class Call:
     probe: bool
     slow: bool = False
     kind: Kind = "final"
+    mode: Mode = "live"
+
+    @property
+    def place(self) -> Place:
+        """The route that it took."""
+        return Place(self.provider, self.capability, self.mode)
 
 
 @dataclass(slots=True)
@@ -103,25 +110,25 @@ class CallReporter:
         self._routes = routes
         self._clock = clock
         self._worker = worker
-        self._pending: defaultdict[tuple[str, str], _Pending] = defaultdict(_Pending)
+        self._pending: defaultdict[Place, _Pending] = defaultdict(_Pending)
         self._in_flight: dict[int, InFlight] = {}
-        self._flying: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._slowest: dict[tuple[str, str], Slowest] = {}
+        self._flying: defaultdict[Place, int] = defaultdict(int)
+        self._slowest: dict[tuple[str, str, Mode], Slowest] = {}
         self._failed_effects: OrderedDict[str, None] = OrderedDict()
         # Told of each business call, and of each that failed after a success.
-        self.on_call: Callable[[tuple[str, str]], None] = lambda _place: None
-        self.on_first_failure: Callable[[tuple[str, str]], None] = lambda _place: None
+        self.on_call: Callable[[Place], None] = lambda _place: None
+        self.on_first_failure: Callable[[Place], None] = lambda _place: None
         self._urgent = asyncio.Event()
         self._flushing = asyncio.Lock()
 
     def started(self, call: Call, timeout_s: float) -> InFlight:
         """Note that a call is on its way; give the result to `ended` or `abandoned`. Does not block."""
         now = self._clock.monotonic()
-        place = (call.provider, call.operation)
+        place = (call.provider, call.operation, call.mode)
         usual = self._slowest.get(place) or self._slowest.setdefault(place, Slowest(timeout_s / OLD_FACTOR))
         old_s = min(max(OLD_FACTOR * usual.value, YOUNGEST_OLD_S), timeout_s)
         flight = self._in_flight[id(call)] = InFlight(call, now, now + old_s)
-        self._flying[call.provider, call.capability] += 1
+        self._flying[call.place] += 1
         bound_gauge(IN_FLIGHT, call.provider).inc()
         return flight
 
@@ -129,7 +136,7 @@ class CallReporter:
         """Note that a call was cut off by ourselves, which is no evidence."""
         call = flight.call
         if self._in_flight.pop(id(call), None) is not None:
-            self._flying[call.provider, call.capability] -= 1
+            self._flying[call.place] -= 1
             bound_gauge(IN_FLIGHT, call.provider).dec()
 
     def ended(self, flight: InFlight, outcome: Outcome, *, effect: str = "", version: ApiVersionSeen) -> float:
@@ -138,9 +145,9 @@ class CallReporter:
         seconds = self._clock.monotonic() - flight.since
         call, failed = flight.call, outcome in _FAILURES
         if not failed:
-            self._slowest[call.provider, call.operation].observe(seconds)
+            self._slowest[call.provider, call.operation, call.mode].observe(seconds)
         if version.version or version.deprecation or version.sunset:
-            self._pending[call.provider, call.capability].versions.add(version)
+            self._pending[call.place].versions.add(version)
         if flight.counted:
             if failed:
                 return seconds
@@ -176,15 +183,16 @@ class CallReporter:
         One at a time, because a provider's reports must arrive in order.
         """
         async with self._flushing:
-            taken: list[tuple[tuple[str, str], list[_Run], set[ApiVersionSeen]]] = []
+            taken: list[tuple[Place, list[_Run], set[ApiVersionSeen]]] = []
             for place, pending in self._pending.items():
                 if pending.runs or pending.versions:
                     taken.append((place, pending.runs, pending.versions))
                     pending.runs, pending.versions = [], set()
-            await asyncio.gather(*(self._publish(*place, runs, versions) for place, runs, versions in taken))
+            await asyncio.gather(*(self._publish(place, runs, versions) for place, runs, versions in taken))
 
     def _record(self, call: Call, seconds: float) -> None:
-        pending = self._pending[call.provider, call.capability]
+        place = call.place
+        pending = self._pending[place]
         if not pending.runs or pending.runs[-1].call != call:
             pending.runs.append(_Run(call))
         run = pending.runs[-1]
@@ -197,9 +205,9 @@ class CallReporter:
         if call.outcome in _FAILURES or call.outcome == "success":
             pending.last = call.outcome
         if not call.probe:
-            self.on_call((call.provider, call.capability))
+            self.on_call(place)
             if first_failure:
-                self.on_first_failure((call.provider, call.capability))
+                self.on_first_failure(place)
 
     def _first_failure(self, effect: str) -> bool:
         if effect in self._failed_effects:
@@ -209,20 +217,21 @@ class CallReporter:
             self._failed_effects.popitem(last=False)
         return True
 
-    async def _publish(self, provider: str, capability: str, runs: list[_Run], versions: set[ApiVersionSeen]) -> None:
+    async def _publish(self, place: Place, runs: list[_Run], versions: set[ApiVersionSeen]) -> None:
         observed = CallsObserved(
             worker=self._worker,
-            provider=provider,
-            capability=capability,
-            route_epoch=self._routes.epoch(provider, capability),
+            provider=place.provider,
+            capability=place.capability,
+            mode=place.mode,
+            route_epoch=self._routes.epoch(place),
             observed_at=self._clock.now(),
-            in_flight=self._flying[provider, capability],
+            in_flight=self._flying[place],
             versions=tuple(sorted(versions, key=lambda one: one.version)),
             runs=tuple(_as_event(run) for run in runs),
         )
         envelope = Envelope(id=str(uuid7()), source=SOURCE, type=CallsObserved.TYPE, data=encode(observed))
         try:
-            await self._publisher.publish(SYNC_CALLS, f"{provider}:{capability}", envelope)
+            await self._publisher.publish(SYNC_CALLS, calls_key(*place), envelope)
         except Transient:
             counter(CALLS_UNREPORTED).inc(sum(run.count for run in runs))
 
@@ -232,6 +241,7 @@ def _as(call: Call, outcome: Outcome, *, slow: bool = False, kind: Kind = "final
         *(call.provider, call.capability, call.operation, outcome, call.tenant, call.credential, call.probe),
         slow=slow,
         kind=kind,
+        mode=call.mode,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from chassis.telemetry.logs import logger
 from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.events.health import RouteChanged, RouteState
+from contracts.modes import Mode
 
 log = logger(__name__)
 
@@ -22,7 +23,15 @@ SHARED_RETRY_S: Final = 1.0
 _ALL: Final = 100
 _SHUT: Final = (RouteState.DOWN, RouteState.FORCED_DOWN, RouteState.MAINTENANCE)
 
-Place = tuple[str, str]
+
+class Place(NamedTuple):
+    """What a route is: one provider for one capability, in one mode."""
+
+    provider: str
+    capability: str
+    mode: Mode = "live"
+
+
 Eagerness = Literal["idle", "burst", "canary"]
 """How often the health monitor wants a route to be probed."""
 
@@ -36,7 +45,7 @@ class Shut:
 
 
 class RouteTable:
-    """The newest route per (provider, capability). Without one, a provider is taken to work."""
+    """The newest route per (provider, capability, mode). Without one, a provider is taken to work."""
 
     def __init__(self) -> None:
         self._routes: dict[Place, RouteChanged] = {}
@@ -50,37 +59,37 @@ class RouteTable:
 
     def put(self, route: RouteChanged) -> None:
         """Take a route from wherever it comes; an older epoch than the one known is dropped."""
-        place = (route.provider, route.capability)
+        place = Place(route.provider, route.capability, route.mode)
         known = self._routes.get(place)
         if known is None or route.epoch > known.epoch:
             self._routes[place] = route
             self._credit.pop(place, None)
             self.on_change(place, route.probe)
-            log.info("route_changed", provider=route.provider, capability=route.capability, state=route.state)
+            log.info("route_changed", **place._asdict(), state=route.state)
 
-    def admit(self, provider: str, capability: str, *, repeatable: bool) -> Shut | None:
+    def admit(self, place: Place, *, repeatable: bool) -> Shut | None:
         """Return None when a call may take the route, else why not.
 
         Of a share of 25 % every fourth call passes, counted, not drawn. While a provider returns, the first step is for
         calls that may be repeated safely.
         """
-        place = (provider, capability)
         route = self._routes.get(place)
         if route is None or route.share >= _ALL:
             return None
+        name = place.provider if place.mode == "live" else f"{place.provider} ({place.mode})"
         if route.share == 0 or route.state in _SHUT:
-            return Shut(f"{provider} is {route.state} for {capability}: {route.reason}", SHUT_RETRY_S)
+            return Shut(f"{name} is {route.state} for {place.capability}: {route.reason}", SHUT_RETRY_S)
         if route.idempotent_only and not repeatable:
-            return Shut(f"{provider} returns; first with what may be repeated", SHARED_RETRY_S)
+            return Shut(f"{name} returns; first with what may be repeated", SHARED_RETRY_S)
         credit = self._credit.get(place, _ALL - route.share) + route.share
         self._credit[place] = credit % _ALL if credit >= _ALL else credit
         if credit >= _ALL:
             return None
-        return Shut(f"{provider} takes {route.share} % of its calls", SHARED_RETRY_S)
+        return Shut(f"{name} takes {route.share} % of its calls", SHARED_RETRY_S)
 
-    def preferred(self, providers: Sequence[str], capability: str) -> list[str]:
+    def preferred(self, providers: Sequence[str], capability: str, mode: Mode) -> list[str]:
         """Return providers in the order in which a new call should try them: by the route's order, open ones first."""
-        known = {slug: route for slug in providers if (route := self._routes.get((slug, capability)))}
+        known = {slug: route for slug in providers if (route := self._routes.get(Place(slug, capability, mode)))}
         order = max(known.values(), key=lambda route: route.epoch).order if known else ()
         ranks = {slug: rank for rank, slug in enumerate(order)}
 
@@ -91,9 +100,9 @@ class RouteTable:
 
         return sorted(providers, key=rank)
 
-    def epoch(self, provider: str, capability: str) -> tuple[int, int]:
+    def epoch(self, place: Place) -> tuple[int, int]:
         """Return the epoch that calls are made under; (0, 0) before any decision."""
-        route = self._routes.get((provider, capability))
+        route = self._routes.get(place)
         return route.epoch if route else (0, 0)
 
     def known(self) -> dict[Place, RouteChanged]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from chassis.db import connection as db
+from contracts.modes import Mode
 from sync_worker.connections.states import CALLABLE, ENDED
 from sync_worker.models import Connection, Credential
 from sync_worker.repository import credentials
@@ -89,7 +90,7 @@ async def delete_endpoints(connection: db.Connection, connection_id: UUID) -> li
 
 
 async def live(
-    connection: db.Connection, tenant: str | None, providers: Sequence[str], mode: str = "live"
+    connection: db.Connection, tenant: str | None, providers: Sequence[str], mode: Mode = "live"
 ) -> list[Connection]:
     """Return the connections of a tenant (or of all) at any of `providers` that may be called, oldest first.
 

@@ -22,7 +22,7 @@ def policy(limit: float, version: int, bucket: str = "account", **fields: Any) -
     return QuotaPolicy(provider="acme", bucket=bucket, windows=(window,), version=version, decided_at=AT, **fields)
 
 
-def limits(book: PolicyBook, credential: str = "c", **place: str) -> dict[str, list[float]]:
+def limits(book: PolicyBook, credential: str = "c", **place: Any) -> dict[str, list[float]]:
     buckets = book.path("acme", credential, **place).buckets
     return {bucket.name: [window.limit for window in bucket.windows] for bucket in buckets if bucket.windows}
 
@@ -105,3 +105,43 @@ def test_a_call_may_cost_what_a_window_can_ever_give(shape: Any, most: float) ->
     window = QuotaWindow(limit=100, seconds=1, burst=4, shape=shape)
     book.put(QuotaPolicy(provider="acme", bucket="account", windows=(window,), version=1, decided_at=AT))
     assert book.path("acme", "c").greatest_cost == most
+
+
+def names(book: PolicyBook, mode: Any) -> set[str]:
+    return {name for _, name in book.path("acme", "c", endpoint="e", address="a", mode=mode).names}
+
+
+def test_a_sandbox_spends_no_bucket_of_the_live_account() -> None:
+    book = PolicyBook()
+    live, sandbox = book.path("acme", "c"), book.path("acme", "c", mode="sandbox")
+    assert (live.scope, sandbox.scope) == ("acme", "acme:sandbox")
+    assert names(book, "sandbox") == {f"acme:sandbox{name.removeprefix('acme')}" for name in names(book, "live")}
+    book.declare("acme", Rate(per_s=25, scope="account"))
+    book.learn("acme", sandbox.narrowest, 1, 5)
+    assert [window.limit for window in live.buckets[1].windows] == [22.5]
+    assert [window.limit for window in sandbox.buckets[1].windows] == [5]
+
+
+def test_a_sandbox_has_the_live_policy_but_nothing_that_live_calls_taught() -> None:
+    book = PolicyBook()
+    book.declare("acme", Rate(per_s=25, scope="account"))
+
+    def account(mode: Any) -> tuple[list[float], dict[Any, float]]:
+        bucket = book.path("acme", "c", mode=mode).buckets[1]
+        return [window.limit for window in bucket.windows], bucket.trim
+
+    assert account("live") == account("sandbox") == ([22.5], {})
+    book.put(policy(10, 3, source="configured", trim={"bulk": 1.0}))
+    assert (account("live"), account("sandbox")) == (([10], {"bulk": 1.0}), ([10], {}))
+    book.put(policy(3, 4, source="learned"))
+    assert (account("live"), account("sandbox")) == (([3], {}), ([22.5], {}))
+    book.put(policy(7, 1, mode="sandbox", source="learned"))
+    assert (account("live"), account("sandbox")) == (([3], {}), ([7], {}))
+
+
+def test_the_first_record_repeats_the_manifest_unless_somebody_set_or_learned_it() -> None:
+    book = PolicyBook()
+    book.declare("acme", Rate(per_s=25, scope="account"))
+    assert not book.put(policy(25, 1))
+    assert book.put(policy(9, 1, source="configured"))
+    assert limits(book) == {"acme|account|c": [9]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from chassis.testing.clock import ManualClock
+from contracts.modes import Mode
 from sync_worker.limiter.learning import Seen
 from sync_worker.limiter.policies import PolicyBook
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
@@ -26,6 +27,22 @@ def test_use_is_reported_once_for_every_bucket_that_a_call_passed() -> None:
     assert account.seen_reset_at == start + timedelta(seconds=30)
     assert (account.since, account.until, account.worker) == (start, clock.now(), "w1")
     assert usage.collect() == []
+
+
+def test_what_the_sandbox_spends_is_reported_as_such() -> None:
+    usage, book = UsageBook(ManualClock(), "w1"), PolicyBook()
+    spent: dict[Mode, float] = {"live": 1, "sandbox": 7}
+    for mode, units in spent.items():
+        path = book.path("acme", "c", mode=mode)
+        usage.spent(path, "bulk", units)
+        usage.throttled(path, path.narrowest)
+    told = {(one.mode, one.bucket): (one.provider, one.used["bulk"], one.throttled) for one in usage.collect()}
+    assert told == {
+        ("live", "app|"): ("acme", 1, 0),
+        ("live", "account|c"): ("acme", 1, 1),
+        ("sandbox", "app|"): ("acme", 7, 0),
+        ("sandbox", "account|c"): ("acme", 7, 1),
+    }
 
 
 def test_retries_must_be_earned_by_clean_calls() -> None:
