@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,17 +14,26 @@ from rich.text import Text
 PLAIN_WIDTH = 200
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console for standard output or error."""
+def console(*, stderr: bool = False, wide: bool = False) -> Console:
+    """Return a console for standard output or error; a `wide` one leaves it to a narrow terminal to break its lines."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+    made = Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False)
+    if wide:
+        made.width = max(made.width, PLAIN_WIDTH)
+    return made
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table without a frame; cells are shown as text, never read as markup."""
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, whole: Collection[str] = ()) -> Table:
+    """Return a table without a frame; cells are shown as text, never read as markup.
+
+    Cells of the columns in `whole` stay on one line, whatever becomes of the others.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        made.add_column(name, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    for place, name in enumerate(header):
+        kept = name in whole
+        longest = max((cell_len(row[place]) for row in cells), default=0)
+        made.add_column(name, overflow="fold", no_wrap=kept, min_width=longest if kept else None)
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made

@@ -85,7 +85,8 @@ class Operations:
     def parse(self, operation: Any, response: HttpResponse) -> Applied | Declined:  # noqa: ARG002 (protocol)
         if response.status >= 400:
             return Declined(response.json["code"], "no")
-        return Applied(response.json["id"], {"status": "done"})
+        content = {"content": response.json["content"]} if "content" in response.json else {}
+        return Applied(response.json["id"], {"status": "done", **content})
 
     def read_back(self, operation: Any, account: Account) -> HttpRequest | None:
         return None if account.account_ref == "mute" else HttpRequest("GET", f"/effects/{operation.effect_key}")
