@@ -221,3 +221,23 @@ def test_arguments_have_the_operations_names_and_types() -> None:
         parsed("payment.refund", ["amount"])
     with pytest.raises(Invalid):
         parsed("payment.invented", ["amount=1"])
+
+
+def test_everything_that_is_wrong_is_told_at_once(
+    serve_as: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = [{"field": f"arguments.{name}", "rule": "Field required"} for name in ("currency", "reason")]
+    problem = {"code": "bad_argument", "detail": "arguments.currency: Field required", "errors": errors}
+    serve_as("SYNC_URL", lambda *_: (422, problem))
+    assert run(monkeypatch, *REFUND) == 1
+    told = capsys.readouterr().err
+    assert "422 bad_argument" in told
+    assert "\n  arguments.currency: Field required\n  arguments.reason: Field required\n" in told
+
+
+def test_an_operation_that_is_misspelt_is_told_what_comes_near(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "run", "payment.refunds", "--tenant", "t1", "--argument", "amount=1") == 1
+    assert "did you mean payment.refund" in capsys.readouterr().err
+    assert asked == []

@@ -82,4 +82,8 @@ def _refusal(answer: httpx.Response, what: str) -> Refusal:
     except ValueError:
         problem = {}
     code = str(problem.get("code", ""))
-    return Refusal(answer.status_code, code, f"{what}: {answer.status_code} {code} {problem.get('detail', '')}".strip())
+    told = f"{what}: {answer.status_code} {code} {problem.get('detail', '')}".strip()
+    errors = problem.get("errors", ())
+    if len(errors) > 1:
+        told += "".join(f"\n  {one['field']}: {one['rule']}" for one in errors)
+    return Refusal(answer.status_code, code, told)

@@ -25,9 +25,9 @@ Moment = Instant
 _PERSONAL = "personal"
 
 
-def personal(default: Any = ...) -> Any:
+def personal(default: Any = ..., *, description: str) -> Any:
     """Mark a field that holds personal data: on a topic and in a table it is sealed, in a log it is absent."""
-    return Field(default=default, repr=False, json_schema_extra={_PERSONAL: True})
+    return Field(default=default, description=description, repr=False, json_schema_extra={_PERSONAL: True})
 
 
 class Arguments(BaseModel):

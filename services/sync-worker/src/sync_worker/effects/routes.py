@@ -166,11 +166,8 @@ class EffectApi:
             raise not_found("provider")
         saga_id = uuid7()
         key = effect_key(str(saga_id), STEP, "do")
-        try:
-            personal_names = arguments_of(new.operation).personal_fields()
-            open_arguments(new.operation, key, dict(new.arguments), {})
-        except Invalid as error:
-            raise invalid(error.field or "arguments", error.detail, error.code) from None
+        personal_names = arguments_of(new.operation).personal_fields()
+        open_arguments(new.operation, key, dict(new.arguments), {})
         if new.deadline is not None and new.deadline <= self._clock.now():
             raise invalid("deadline", "it is over", "expired")
         personal = {name: value for name, value in new.arguments.items() if name in personal_names}
