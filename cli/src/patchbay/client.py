@@ -59,21 +59,32 @@ class Platform:
         """Return a plain-text page, such as a service's metrics."""
         return self._send("GET", service, path).text
 
+    def unready(self, service: str) -> list[str]:
+        """Return why a service says that it is not ready, such as a halted consumer; raises `CliError`."""
+        answer = self._request("GET", service, "/ready")
+        try:
+            return [str(problem) for problem in answer.json()["problems"]]
+        except (ValueError, KeyError, TypeError):
+            raise CliError(f"{self.environment[service]}/ready answers {answer.status_code} and no reasons") from None
+
     def _ask(self, method: str, service: str, path: str, **options: Any) -> Any:
         answer = self._send(method, service, path, **options)
         return answer.json() if answer.content else None
 
     def _send(self, method: str, service: str, path: str, **options: Any) -> httpx.Response:
         """Send a request; raises `Refusal` for 4xx and 5xx, `CliError` when nobody answers."""
+        answer = self._request(method, service, path, **options)
+        if answer.is_error:
+            raise _refusal(answer, f"{method} {self.environment[service]}{path}")
+        return answer
+
+    def _request(self, method: str, service: str, path: str, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.environment[TOKEN_VARIABLE]}"}
         url = self.environment[service] + path
         try:
-            answer = self._http.request(method, url, headers=headers, **options)
+            return self._http.request(method, url, headers=headers, **options)
         except httpx.HTTPError as error:
             raise CliError(f"{url} does not answer ({type(error).__name__}); is the platform up? make status") from None
-        if answer.is_error:
-            raise _refusal(answer, f"{method} {url}")
-        return answer
 
 
 def _refusal(answer: httpx.Response, what: str) -> Refusal:
