@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from contracts.operations import OPERATIONS, Arguments
-from tools.markdown import Row, doc, literal, page, table, type_of
+from tools.markdown import Row, doc, fields, literal, page, table, type_of
 
 Operation = Mapping[str, Any]
 """One table `[[operations]]` as its file has it."""
@@ -24,7 +26,8 @@ _WORDS: Final = (
     "**Class**: `retry_safe` may be sent to a backup provider, `unsafe` only if it provably never left, `pinned` never "
     "leaves the provider that holds the object. **After a lost answer** says how it is found out without doing it "
     "twice ([effects](../concepts/calls-to-providers.md#effects)). **Result** is what `patchbay run` prints and a saga "
-    "can use; `content` is the answer itself, sealed: `patchbay effects result KEY`."
+    "can use; `content` is the answer itself, sealed: `patchbay effects result KEY`. Money, in arguments and results, "
+    "is an integer in the minor unit of the `currency` beside it (ISO 4217): 1250 is EUR 12.50, JPY 1250."
 )
 
 
@@ -67,10 +70,20 @@ def _section(name: str, model: type[Arguments], offers: list[tuple[str, Operatio
     parts.append(table(("Argument", "Type", "Required", "Meaning"), rows) if rows else "It takes no arguments.\n")
     for part, inside in sorted(schema.get("$defs", {}).items()):
         parts.append(f"`{part}`:\n\n{table(('Field', 'Type', 'Required', 'Meaning'), _arguments(inside))}")
+    if model.CONTENT is not None:
+        parts.append(_content(model.CONTENT))
     offered = [_offer(slug, one, writes=model.WRITES) for slug, one in offers]
     columns = ("Provider", "Class", "After a lost answer", "Result", "Note")
     parts.append(table(columns, offered) if offered else "No provider offers it.\n")
     return "\n".join(parts)
+
+
+def _content(model: type[BaseModel]) -> str:
+    """Return what the content of a result is, where the contract says so."""
+    schema = model.model_json_schema()
+    told = [f"The `content` of its result, whoever answers:\n\n{fields(schema)}"]
+    told += [f"`{name}`: {part['description']}\n\n{fields(part)}" for name, part in schema.get("$defs", {}).items()]
+    return "\n".join(told)
 
 
 def _arguments(schema: Mapping[str, Any]) -> Iterator[Row]:
@@ -92,7 +105,8 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def _offer(slug: str, one: Operation, *, writes: bool) -> Row:
     answer = one.get("answer", {})
-    names = [*answer.get("result", {}), *(["content"] if answer.get("content") else [])]
+    amounts = [*answer.get("amounts", {}), "currency"] if answer.get("amounts") else []
+    names = [*answer.get("result", {}), *amounts, *(["content"] if answer.keys() & {"content", "balances"} else [])]
     result = ", ".join(map(literal, names))
     return literal(slug), literal(one.get("class", "")), _after_loss(one, writes=writes), result, one.get("note", "")
 

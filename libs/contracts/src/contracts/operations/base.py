@@ -39,6 +39,8 @@ class Arguments(BaseModel):
     CAPABILITY: ClassVar[str]
     # Whether it changes anything at the provider.
     WRITES: ClassVar[bool] = True
+    # What the sealed content of a result is, where all providers give the same; else it is the provider's own answer.
+    CONTENT: ClassVar[type[BaseModel] | None] = None
 
     effect_key: str = Field(min_length=1, max_length=128)
 

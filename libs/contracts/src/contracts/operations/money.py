@@ -175,9 +175,35 @@ class InvoicePay(Arguments):
     paid_on: date = Field(description="date on which the money came")
 
 
+class AccountBalance(BaseModel):
+    """What one account holds in one currency. Amounts are absent while unknown, and may be negative."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account: str | None = Field(default=None, description="the provider's id of the account, where it names several")
+    currency: Currency | None = Field(
+        default=None, description="ISO 4217 code; absent, with all amounts, where the provider counts in something else"
+    )
+    available: int | None = Field(default=None, description="can be spent or paid out now, in the minor unit")
+    pending: int | None = Field(default=None, description="is there and becomes available later, in the minor unit")
+    withheld: int | None = Field(default=None, description="is there and the provider keeps it, in the minor unit")
+    total: int | None = Field(
+        default=None, description="all of it, in the minor unit; of a credit or loan account what is owed"
+    )
+
+
+class Balances(BaseModel):
+    """What is held at a provider, per account and currency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    balances: tuple[AccountBalance, ...] = Field(description="one per account and currency, in the provider's order")
+
+
 class BalanceRead(Arguments):
     """Read what an account at the provider holds."""
 
     OPERATION: ClassVar[str] = "balance.read"
     CAPABILITY: ClassVar[str] = "banking"
     WRITES: ClassVar[bool] = False
+    CONTENT: ClassVar[type[BaseModel] | None] = Balances
