@@ -69,7 +69,7 @@ def test_decimals_are_read_as_they_were_written() -> None:
     assert exact(HttpResponse(200, {}, None, b'{"a": 410.10}')) == {"a": Decimal("410.10")}
     assert str(exact(HttpResponse(200, {}, None, b'{"a": 410.10}'))["a"]) == "410.10"
     for body in (b"<a/>", b"", b'{"a": 1e99999999999999999999}'):
-        assert exact(HttpResponse(200, {}, None, body)) is None
+        assert exact(HttpResponse(200, {}, {"a": 1}, body)) == {"a": 1}
 
 
 def declared(operation: str, **parts: Any) -> Declared:
@@ -175,6 +175,7 @@ def test_money_in_a_vendors_own_shape_is_refused_where_it_is_declared(operation:
     ],
 )
 def test_the_conformance_kit_finds_money_in_another_shape(operation: str, result: Any, problem: str | None) -> None:
-    spec = next(found for one in registry.all_providers() if (found := one.manifest.operation(operation)) is not None)
+    offered = (one.manifest.operation(operation) for one in registry.all_providers())
+    spec = next(one for one in offered if one is not None)
     found = money_problem(spec, {"applied": {"provider_ref": "1", "result": result}})
     assert found is None if problem is None else problem in str(found)

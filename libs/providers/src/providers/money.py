@@ -58,8 +58,8 @@ def minor_units(value: Any, currency: str, unit: Unit) -> int | None:
 
 
 def exact(response: HttpResponse) -> Any:
-    """Return an answer's JSON with decimals as they were written; None when the body is no JSON."""
+    """Return an answer's JSON with decimals as they were written, or as it was read where its bytes are not there."""
     try:
         return json.loads(response.body, parse_float=Decimal)
     except (ValueError, ArithmeticError):
-        return None
+        return response.json
