@@ -10,6 +10,8 @@ import httpx
 from patchbay.environment import TOKEN_VARIABLE, CliError, Environment
 
 TIMEOUT_S: Final = 30.0
+# The most that the services' lists give at once.
+PAGE: Final = 200
 
 
 class Refusal(CliError):  # noqa: N818 (a service's answer)
@@ -38,6 +40,17 @@ class Platform:
         """Return what a GET answers; parameters that are None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", service, path, params=given)
+
+    def every(self, service: str, path: str, /, **query: Any) -> list[Any]:
+        """Return all items of a list, page by page."""
+        found: list[Any] = []
+        after = None
+        while True:
+            page = self.get(service, path, **query, limit=PAGE, after=after)
+            found += page["items"]
+            after = page.get("next")
+            if after is None:
+                return found
 
     def post(self, service: str, path: str, body: Mapping[str, Any]) -> Any:
         """Return what a POST answers."""
