@@ -71,6 +71,16 @@ def test_machines_get_all_of_it_as_json(monkeypatch: pytest.MonkeyPatch, capsys:
     assert json.loads(shown(monkeypatch, capsys, "d1", "--json")) == STORY
 
 
+def test_what_a_stranger_sent_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], services: dict[str, Any]
+) -> None:
+    sent = "\x1b]0;mine\x07 two\nlines\x9b2J"
+    services["story"] = STORY | {"items": [ITEM | {"body": sent, "event_type": sent, "headers": [["x-a", sent]]}]}
+    told = shown(monkeypatch, capsys, "d1")
+    assert not set("\x1b\x07\x9b") & set(told)
+    assert told.count("\\x1b]0;mine\\x07 two\nlines\\x9b2J") >= 2, "the body keeps its lines"
+
+
 def test_dead_letters_and_a_halted_consumer_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], services: dict[str, Any]
 ) -> None:

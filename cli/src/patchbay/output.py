@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -12,6 +14,8 @@ from rich.text import Text
 
 # Wide enough for an id beside everything else; a pipe has no width of its own.
 PLAIN_WIDTH = 200
+# C0 but for tab and line feed, DEL, and C1: terminals obey them.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def console(*, stderr: bool = False, wide: bool = False) -> Console:
@@ -23,12 +27,17 @@ def console(*, stderr: bool = False, wide: bool = False) -> Console:
     return made
 
 
+def harmless(text: str) -> str:
+    """Return a text with its control characters written out: what a stranger sent must not steer a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, whole: Collection[str] = ()) -> Table:
     """Return a table without a frame; cells are shown as text, never read as markup.
 
     Cells of the columns in `whole` stay on one line, whatever becomes of the others.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else harmless(str(cell)) for cell in row] for row in rows]
     made = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(header):
         kept = name in whole

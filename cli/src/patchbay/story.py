@@ -57,7 +57,9 @@ def _item(out: Console, item: Mapping[str, Any]) -> None:
     rows = [(name, _text(item[name])) for name in _FACTS if item.get(name) not in (None, "")]
     out.print(output.table(("field", "value"), rows))
     if item.get("headers"):
+        out.print()
         out.print(output.table(("header", "value"), item["headers"]))
+    out.print()
     body = item.get("body")
     _line(out, body if isinstance(body, str) else json.dumps(body, indent=2, ensure_ascii=False))
     out.print()
@@ -72,6 +74,7 @@ def _section(
         return
     _line(out, f"{title}:")
     output.console(wide=bool(whole)).print(output.table(columns, cells, whole=whole))
+    out.print()
 
 
 def _consumers(out: Console, platform: Platform) -> None:
@@ -89,7 +92,7 @@ def _consumers(out: Console, platform: Platform) -> None:
 
 
 def _line(out: Console, text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(output.harmless(text), markup=False, soft_wrap=True)
 
 
 def _text(value: Any) -> str:
