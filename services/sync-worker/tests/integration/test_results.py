@@ -11,10 +11,15 @@ from chassis.http.auth import Role
 from chassis.testing.harness import rows
 from contracts.events.orchestrator import operation_place
 from contracts.ids import effect_key
+from contracts.operations.money import Balances
+from providers import registry
+from providers.fixtures import api_cases
+from providers.provider import Provider
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration, pytest.mark.usefixtures("fakes")]
 
 SECRET = "canary-employee"
+READ = "balance.read"
 
 
 async def done(desk: Any, kit: Any, content: bytes) -> str:
@@ -105,3 +110,36 @@ async def test_what_needs_a_person_says_what_to_do_first(desk: Any, kit: Any, pl
     told = (await platform.api.get(f"/v1/effects/{command.effect_key}")).json()["explanation"]
     assert told.startswith("needs you: ")
     assert f"patchbay effects settle {command.effect_key} --outcome" in told
+
+
+def readers() -> list[Provider]:
+    """Return the providers whose balances can be read with secrets alone."""
+    found = registry.discover(registry.ROOT).values()
+    return [one for one in found if one.manifest.operation(READ) and one.api.method().kind != "oauth2"]
+
+
+@pytest.mark.parametrize("provider", readers(), ids=lambda one: one.slug)
+async def test_balances_are_read_in_one_shape_and_lie_open_nowhere(
+    desk: Any, fakes: dict[str, Provider], platform: Any, provider: Provider
+) -> None:
+    [case] = [one for one in api_cases(provider.folder) if one.operation_name == READ]
+    fakes[provider.slug] = provider
+    account = case.account
+    await desk.connect(provider, account.account_ref, secrets=dict(account.secrets), options=dict(account.options))
+    made = await platform.api.post(
+        "/v1/operations", json={"operation": READ, "tenant": "t1", "provider": provider.slug}
+    )
+    assert made.status_code == 202, made.text
+    key, (answer, _) = made.json()["key"], case.responses[0]
+    desk.client.script = [answer]
+    await desk.execute(key)
+    shown = (await platform.api.get(f"/v1/effects/{key}")).json()
+    assert (shown["state"], shown["sealed_result"], shown["result"]) == ("applied", True, {})
+    balances = (await platform.api.get(f"/v1/effects/{key}/result")).json()["result"]["content"]["balances"]
+    assert all(Balances.model_validate({"balances": balances}, strict=False).balances)
+    names = {name for one in balances for name in one} - {"account", "currency"}
+    assert names
+    stored = str(await rows(platform.database.dsn, "SELECT result FROM effects"))
+    published = str(await rows(platform.database.dsn, "SELECT value FROM outbox"))
+    assert not [name for name in names if name in stored or name in published]
+    assert all(isinstance(one[name], int) for one in balances for name in names & one.keys())
