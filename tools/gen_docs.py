@@ -10,7 +10,6 @@ import argparse
 import ast
 import dataclasses
 import importlib
-import inspect
 import json
 import sys
 import tomllib
@@ -31,59 +30,36 @@ from contracts.events.base import Event
 from contracts.events.gateway import DELIVERY_ACCEPTED, DeliveryAttributes
 from contracts.operations import arguments_of
 from contracts.topics import AUDIT_PARTITIONS, DAY_MS, RETRY_DELAYS, TOPICS, Topic
+from tools.markdown import Row, doc, fields, literal, page, table
+from tools.operations_page import declared_operations, operations_page
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = Path("docs/reference")
-_HEADER: Final = "<!-- Written by `make docs`; edit the code instead. -->\n"
 _FAILURES: Final[tuple[type[PatchbayError], ...]] = (Invalid, Transient, Terminal)
-
-Row = Sequence[str]
-
-
-def table(columns: Row, rows: Iterable[Row]) -> str:
-    """Return a Markdown table; a cell's line breaks and bars are made harmless."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n".join([_HEADER + f"\n# {title}\n", *(part.rstrip("\n") + "\n" for part in parts)])
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _doc(thing: object) -> str:
-    return inspect.cleandoc(inspect.getdoc(thing) or "")
 
 
 def topics_page() -> str:
     """Return the page of all topics."""
     rows = [
         (
-            _code(topic.name),
+            literal(topic.name),
             topic.key,
             str(topic.partitions),
             "compacted" if topic.compacted else f"{topic.retention_ms // DAY_MS} d",
-            ", ".join(map(_code, topic.types)),
+            ", ".join(map(literal, topic.types)),
             ", ".join(topic.writers),
             ", ".join(topic.readers) or "anyone outside Patchbay",
             "yes" if topic.retries else "no",
         )
         for topic in TOPICS
     ]
-    delays = ", ".join(_code(f"<topic>.retry.{delay}") for delay in RETRY_DELAYS)
+    delays = ", ".join(literal(f"<topic>.retry.{delay}") for delay in RETRY_DELAYS)
     notes = (
         f"Topics with retries also have {delays} and `<topic>.dlq`, one partition each. The audit topic has "
         f"{AUDIT_PARTITIONS} partition, because its sequencer is one consumer."
     )
     columns = ("Topic", "Key", "Partitions", "Kept", "Types", "Writer", "Readers", "Retries")
-    return _page("Topics", notes, table(columns, rows))
+    return page("Topics", notes, table(columns, rows))
 
 
 def events_page() -> str:
@@ -99,73 +75,30 @@ def events_page() -> str:
         "unknown fields. Within a major version a field that was required stays required and no value that was valid "
         "becomes invalid."
     )
-    return _page("Events and commands", intro, *sections)
+    return page("Events and commands", intro, *sections)
 
 
 def _delivery_section(topics: Sequence[Topic]) -> str:
     rows = [
-        (_code(f"ce_{field.name}"), "" if field.default is dataclasses.MISSING else "default")
+        (literal(f"ce_{field.name}"), "" if field.default is dataclasses.MISSING else "default")
         for field in dataclasses.fields(DeliveryAttributes)
     ]
-    heading = _heading(DELIVERY_ACCEPTED, topics, _doc(DeliveryAttributes))
+    heading = _heading(DELIVERY_ACCEPTED, topics, doc(DeliveryAttributes))
     value = "The value is the provider's body as received; the facts are these headers, which older gateways may lack "
     return f"{heading}\n{value}where a default is noted.\n\n{table(('Header', 'If absent'), rows)}"
 
 
 def _event_section(model: type[Event], topics: Sequence[Topic]) -> str:
     schema = model.model_json_schema(mode="serialization")
-    out = [_heading(model.TYPE, topics, _doc(model)), _fields(schema)]
+    out = [_heading(model.TYPE, topics, doc(model)), fields(schema)]
     for name, part in sorted(schema.get("$defs", {}).items()):
         if "properties" in part:
-            out.append(f"`{name}`: {part.get('description', '')}\n\n{_fields(part)}")
+            out.append(f"`{name}`: {part.get('description', '')}\n\n{fields(part)}")
     return "\n".join(out)
 
 
 def _heading(name: str, topics: Sequence[Topic], words: str) -> str:
-    return f"## {name}\n\nOn {', '.join(_code(topic.name) for topic in topics)}.\n\n{words}\n"
-
-
-def _fields(schema: Mapping[str, Any]) -> str:
-    required = set(schema.get("required", ()))
-    rows = [
-        (_code(name), _type(field), "yes" if name in required else "no", field.get("description", ""))
-        for name, field in schema["properties"].items()
-    ]
-    return table(("Field", "Type", "Required", "Meaning"), rows)
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """Return a JSON Schema of one field in words."""
-    if "$ref" in schema:
-        return _code(schema["$ref"].rsplit("/", 1)[-1])
-    if "anyOf" in schema:
-        return " or ".join(_type(one) for one in schema["anyOf"])
-    if "const" in schema or "enum" in schema:
-        return ", ".join(_code(str(value)) for value in schema.get("enum", [schema.get("const")]))
-    if schema.get("type") in {"array", "object"}:
-        return _container(schema)
-    limits = [f"{word} {_code(str(schema[key]))}" for key, word in _LIMITS.items() if key in schema]
-    return " ".join([str(schema.get("format", schema.get("type", "any JSON"))), *limits])
-
-
-def _container(schema: Mapping[str, Any]) -> str:
-    if schema["type"] == "object":
-        values = schema.get("additionalProperties")
-        return f"map to {_type(values)}" if isinstance(values, dict) else "map to any JSON"
-    if "prefixItems" in schema:
-        return f"[{', '.join(_type(one) for one in schema['prefixItems'])}]"
-    return f"list of {_type(schema.get('items', {}))}"
-
-
-_LIMITS: Final = {
-    "minimum": "≥",
-    "exclusiveMinimum": ">",
-    "maximum": "≤",
-    "exclusiveMaximum": "<",
-    "minLength": "length ≥",
-    "maxLength": "length ≤",
-    "pattern": "matching",
-}
+    return f"## {name}\n\nOn {', '.join(literal(topic.name) for topic in topics)}.\n\n{words}\n"
 
 
 # How far a vector can be trusted, best first: the vendor's own value, its SDK's, ours by its documented scheme.
@@ -177,8 +110,8 @@ def providers_page(root: Path) -> str:
     coverage, received, called = [], [], []
     for path in sorted(root.glob("libs/providers/src/providers/*/manifest.toml")):
         manifest = tomllib.loads(path.read_text(encoding="utf-8"))
-        slug, operations = manifest.get("slug", path.parent.name), _operations(path, manifest)
-        code, scheme = _code(slug), manifest.get("webhook", {}).get("signature", {}).get("scheme", "")
+        slug, operations = manifest.get("slug", path.parent.name), declared_operations(path, manifest)
+        code, scheme = literal(slug), manifest.get("webhook", {}).get("signature", {}).get("scheme", "")
         handshakes = ", ".join(one.get("name", "") for one in manifest.get("webhook", {}).get("handshakes", []))
         if "webhook" in manifest:
             received.append((code, scheme, handshakes, _best_vector(path)))
@@ -193,7 +126,7 @@ def providers_page(root: Path) -> str:
         f"{len(called)} of {len(coverage)} providers are called. After a lost answer an operation is sent again, where"
         " a key or its nature makes that harmless, or looked up. A person settles those of the last column."
     )
-    return _page(
+    return page(
         "Providers",
         table(("Slug", "Provider", "Category", "Tier", "Inbound", "Outbound"), coverage),
         "## Inbound\n",
@@ -214,12 +147,6 @@ def _coverage(manifest: Mapping[str, Any], slug: str, operations: int) -> Row:
     return link, manifest.get("category", ""), manifest.get("tier", ""), inbound, outbound
 
 
-def _operations(manifest: Path, declared: Mapping[str, Any]) -> list[dict[str, Any]]:
-    path = manifest.parent / "operations.toml"
-    beside = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [*declared.get("operations", []), *beside.get("operations", [])]
-
-
 def _outbound(manifest: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) -> Row:
     by_person = [
         one
@@ -228,7 +155,7 @@ def _outbound(manifest: Mapping[str, Any], operations: Sequence[Mapping[str, Any
         and not (one.get("look_up") or one.get("look_up_by_code"))
         and arguments_of(one["name"]).WRITES
     ]
-    offered, settled = (", ".join(sorted(_code(one["name"]) for one in some)) for some in (operations, by_person))
+    offered, settled = (", ".join(sorted(literal(one["name"]) for one in some)) for some in (operations, by_person))
     methods = manifest.get("api", {}).get("auth", {})
     return ", ".join(manifest.get("capabilities", [])), ", ".join(methods), offered, settled
 
@@ -263,10 +190,10 @@ def metrics_page(modules: Iterable[str]) -> str:
     sections = []
     for module, metrics in listed.items():
         own = [m for m in metrics if home[m.name] == module]
-        rows = sorted((_code(m.name), m.kind, ", ".join(map(_code, m.labels)), m.help) for m in own)
+        rows = sorted((literal(m.name), m.kind, ", ".join(map(literal, m.labels)), m.help) for m in own)
         if rows:
             sections.append(f"## {module}\n\n{table(('Metric', 'Kind', 'Labels', 'Meaning'), rows)}")
-    return _page("Metrics", *sections)
+    return page("Metrics", *sections)
 
 
 def settings_page(modules: Iterable[str]) -> str:
@@ -278,12 +205,17 @@ def settings_page(modules: Iterable[str]) -> str:
     for module in modules:
         settings: type[BaseSettings] = importlib.import_module(module).Settings
         sections.append(_settings_section(module.split(".", maxsplit=1)[0].replace("_", "-"), settings, common))
-    return _page("Settings", "Environment variables, read once at start.", *sections)
+    return page("Settings", "Environment variables, read once at start.", *sections)
 
 
 def _settings_section(title: str, settings: type[BaseSettings], known: set[str]) -> str:
     rows = [
-        (_code(env_name(settings, name, field)), _code(_annotation(field)), _default(field), field.description or "")
+        (
+            literal(env_name(settings, name, field)),
+            literal(_annotation(field)),
+            _default(field),
+            field.description or "",
+        )
         for name, field in settings.model_fields.items()
         # A service that gives an inherited setting another default says so in its own section.
         if name not in known or field.default != DatabaseSettings.model_fields[name].default
@@ -319,7 +251,7 @@ def _default(field: FieldInfo) -> str:
     default = field.default
     if default is PydanticUndefined:
         return "computed"
-    return "unset" if default is None else _code(json.dumps(default, default=str))
+    return "unset" if default is None else literal(json.dumps(default, default=str))
 
 
 def errors_page(root: Path) -> str:
@@ -328,13 +260,13 @@ def errors_page(root: Path) -> str:
     for path in _product_code(root):
         package = path.relative_to(root).as_posix().split("/src/", 1)[1].removesuffix(".py").replace("/", ".")
         for word, code in raised_codes(path.read_text(encoding="utf-8")):
-            rows[code, word].add(_code(package.removesuffix(".__init__")))
-    words = table(("Word", "What the consumer does"), [(_code(word.__name__), _doc(word)) for word in _FAILURES])
+            rows[code, word].add(literal(package.removesuffix(".__init__")))
+    words = table(("Word", "What the consumer does"), [(literal(word.__name__), doc(word)) for word in _FAILURES])
     codes = table(
         ("Code", "Word", "Raised in"),
-        [(_code(code), _code(word), ", ".join(sorted(places))) for (code, word), places in sorted(rows.items())],
+        [(literal(code), literal(word), ", ".join(sorted(places))) for (code, word), places in sorted(rows.items())],
     )
-    return _page("Errors", words, "## Codes\n", codes)
+    return page("Errors", words, "## Codes\n", codes)
 
 
 def raised_codes(text: str) -> Iterator[tuple[str, str]]:
@@ -363,6 +295,7 @@ def pages(root: Path) -> dict[Path, str]:
         PAGES / "topics.md": topics_page(),
         PAGES / "events.md": events_page(),
         PAGES / "providers.md": providers_page(root),
+        PAGES / "operations.md": operations_page(root),
         PAGES / "metrics.md": metrics_page(modules_named(root, "metrics", ("libs/*/src", "services/*/src"))),
         PAGES / "settings.md": settings_page(modules_named(root, "settings", ("services/*/src",))),
         PAGES / "errors.md": errors_page(root),

@@ -142,6 +142,27 @@ def test_secrets_come_from_files_and_the_environment_and_are_not_printed(
     assert "connections authorize c1" in printed.out
 
 
+def test_without_a_terminal_the_variables_of_all_missing_secrets_are_named(
+    service: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    assert run(monkeypatch, "create", SENDER.slug, "--tenant", "t1") == 1
+    told = capsys.readouterr().err
+    for name in secrets_of(SENDER, "", webhooks=True):
+        assert f"PATCHBAY_SECRET_{name.upper()}" in told
+    assert run(monkeypatch, "revoke", "c1") == 1
+    assert "Give --yes" in capsys.readouterr().err
+    assert service.asked == []
+
+
+def test_at_a_terminal_a_secret_is_asked_for(service: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda text, *, hide_input: f"typed for {text}" if hide_input else "")
+    assert run(monkeypatch, "create", SENDER.slug, "--tenant", "t1") == 0
+    wanted = {name: f"typed for Secret {name}" for name in secrets_of(SENDER, "", webhooks=True)}
+    assert service.asked[0][2]["secrets"] == wanted
+
+
 def test_without_webhooks_their_secret_is_not_asked_for() -> None:
     for provider in registry.all_providers():
         manifest = provider.manifest

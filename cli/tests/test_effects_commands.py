@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ EFFECT: dict[str, Any] = {
     "provider_ref": "",
     "calls": 2,
     "result": {},
+    "sealed_result": False,
     "updated_at": "2026-11-21T12:00:00Z",
     "explanation": "sent to acme without a known outcome",
 }
@@ -35,6 +37,8 @@ class Worker:
     def __init__(self) -> None:
         self.looks = 0
         self.final = "applied"
+        self.sealed = False
+        self.result: dict[str, Any] = {}
 
     def __call__(self, method: str, path: str, _body: Any) -> tuple[int, Any]:
         self.looks += method == "GET"
@@ -42,7 +46,10 @@ class Worker:
             return 200, {"items": [EFFECT]}
         if path.endswith("/settle"):
             return 200, EFFECT | {"state": "applied", "explanation": "done by acme as r1"}
-        return 200, EFFECT | ({"state": self.final, "explanation": "the end"} if self.looks > 1 else {})
+        if path.endswith("/result"):
+            return 200, {"key": "k1", "result": self.result}
+        end = {"state": self.final, "explanation": "the end", "sealed_result": self.sealed}
+        return 200, EFFECT | (end | ({} if self.sealed else {"result": self.result}) if self.looks > 1 else {})
 
 
 @pytest.fixture
@@ -97,6 +104,43 @@ def test_a_command_asks_the_service_and_prints_its_answer(
     assert run(monkeypatch, *arguments) == 0
     assert asked == [expected]
     assert printed in capsys.readouterr().out
+
+
+def test_a_result_is_printed_as_json_and_nothing_else(
+    asked: Asked, worker: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker.result = {"content": {"workers": [{"name": "Zoë " + 300 * "x"}]}}
+    assert run(monkeypatch, "effects", "result", "k1") == 0
+    assert asked == [("GET", "/v1/effects/k1/result", None)]
+    assert json.loads(capsys.readouterr().out) == worker.result
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_who_waits_for_an_operation_sees_what_it_found(
+    asked: Asked, worker: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, sealed: bool
+) -> None:
+    worker.sealed, worker.result = sealed, {"temperature": "21.5"}
+    monkeypatch.setattr("patchbay.effects._POLL_S", 0.01)
+    assert run(monkeypatch, "run", "balance.read", "--tenant", "t1") == 0
+    told = capsys.readouterr().out
+    assert json.loads(told.partition("the end\n")[2]) == worker.result
+    assert ("GET", "/v1/effects/k1/result", None) in asked or not sealed
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_the_list_shows_keys_in_one_piece(
+    serve_as: Callable[..., Asked],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    width: int | None,
+) -> None:
+    long = EFFECT | {"key": "0123456789abcdef" * 4, "provider_ref": "r" * 90, "code": "c" * 60}
+    serve_as("SYNC_URL", lambda *_: (200, {"items": [long]}))
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(monkeypatch, "effects", "list") == 0
+    assert long["key"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("outcome", "reference"), [("applied", ()), ("refused", ("--provider-ref", "r1"))])
@@ -177,3 +221,23 @@ def test_arguments_have_the_operations_names_and_types() -> None:
         parsed("payment.refund", ["amount"])
     with pytest.raises(Invalid):
         parsed("payment.invented", ["amount=1"])
+
+
+def test_everything_that_is_wrong_is_told_at_once(
+    serve_as: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = [{"field": f"arguments.{name}", "rule": "Field required"} for name in ("currency", "reason")]
+    problem = {"code": "bad_argument", "detail": "arguments.currency: Field required", "errors": errors}
+    serve_as("SYNC_URL", lambda *_: (422, problem))
+    assert run(monkeypatch, *REFUND) == 1
+    told = capsys.readouterr().err
+    assert "422 bad_argument" in told
+    assert "\n  arguments.currency: Field required\n  arguments.reason: Field required\n" in told
+
+
+def test_an_operation_that_is_misspelt_is_told_what_comes_near(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "run", "payment.refunds", "--tenant", "t1", "--argument", "amount=1") == 1
+    assert "did you mean payment.refund" in capsys.readouterr().err
+    assert asked == []

@@ -102,6 +102,15 @@ def test_a_secret_comes_from_the_environment_and_is_not_printed(
     assert str(SHOWN["url"]) in printed.out
 
 
+def test_without_a_terminal_the_secrets_variable_is_named(
+    service: list[tuple[str, str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    assert run(monkeypatch, "rotate-secret", "ep1") == 1
+    assert "PATCHBAY_WEBHOOK_SECRET" in capsys.readouterr().err
+    assert service == []
+
+
 def test_a_setting_without_a_value_is_an_error_for_people() -> None:
     with pytest.raises(CliError, match="NAME=VALUE"):
         parse(["lane"])

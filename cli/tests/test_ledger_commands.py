@@ -40,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     ("arguments", "asked"),
     [
         (("deliveries", "--outcome", "rejected"), ("GET", "/v1/deliveries?outcome=rejected&limit=20", None)),
-        (("deliveries", "d1"), ("GET", "/v1/deliveries/d1", None)),
+        (("deliveries", "d1", "--json"), ("GET", "/v1/deliveries/d1", None)),
         (("reverify", "d1"), ("POST", "/v1/deliveries/d1/reverify", {})),
         (("replay", "list"), ("GET", "/v1/replays?limit=20", None)),
         (("replay", "show", "j1"), ("GET", "/v1/replays/j1", None)),

@@ -104,6 +104,7 @@ def answer(_method: str, path: str, body: Any) -> tuple[int, Any]:
 
 @pytest.fixture
 def asked(serve_as: Callable[..., Asked]) -> Asked:
+    serve_as("SYNC_URL", lambda *_: (200, {"items": []}))
     return serve_as("HEALTH_URL", answer)
 
 
@@ -255,3 +256,56 @@ def test_versions_that_do_not_end_are_left_out_on_demand(
     assert "backup" in capsys.readouterr().out
     run(monkeypatch, "api-versions", "--ending")
     assert "backup" not in capsys.readouterr().out
+
+
+def quotas_of(*used: str, connected: tuple[str, ...] = ()) -> Callable[[str, str, Any], tuple[int, Any]]:
+    """Answer like a health monitor, or a sync worker, with published quotas of three providers, a page for each."""
+    plain = QUOTA | {"trim": {}, "used_ratio": 0.0}
+    pages = [plain | {"provider": name} for name in ("called", "linked", "idle")]
+
+    def answer_pages(_method: str, path: str, _body: Any) -> tuple[int, Any]:
+        place, _, query = path.partition("?")
+        if place == "/v1/routes":
+            return 200, {"items": [{"provider": name} for name in used]}
+        if place == "/v1/connections":
+            known = [{"provider": name, "state": "live"} for name in connected]
+            return 200, {"items": [*known, {"provider": "idle", "state": "revoked"}]}
+        number = int(query.partition("after=")[2] or 0)
+        return 200, {"items": [pages[number]], "next": str(number + 1) if number + 1 < len(pages) else None}
+
+    return answer_pages
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((), {"called", "linked"}, "1 of 3 providers, without a connection or a call, are hidden"),
+        (("--all",), {"called", "linked", "idle"}, None),
+        (("--provider", "idle"), {"idle"}, None),
+    ],
+)
+def test_quotas_of_providers_that_nobody_uses_are_counted_only(
+    serve_as: Callable[..., Asked],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: tuple[tuple[str, ...], set[str], str | None],
+) -> None:
+    arguments, shown, hidden = case
+    serve_as("HEALTH_URL", quotas_of("called"))
+    serve_as("SYNC_URL", quotas_of(connected=("linked",)))
+    assert run(monkeypatch, "quotas", "list", *arguments) == 0
+    told = capsys.readouterr().out
+    assert {name for name in ("called", "linked", "idle") if f"{name} " in told} == shown
+    assert (hidden in told) if hidden else ("hidden" not in told)
+
+
+def test_quotas_are_listed_when_connections_cannot_be_asked_for(
+    serve_as: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve_as("HEALTH_URL", quotas_of("called"))
+    monkeypatch.setenv("SYNC_URL", "http://127.0.0.1:1")
+    assert run(monkeypatch, "quotas", "list") == 0
+    told = capsys.readouterr().out
+    assert "called " in told
+    assert "2 of 3 providers" in told
+    assert "connections are not known" in told

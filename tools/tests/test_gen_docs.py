@@ -10,8 +10,10 @@ from pydantic import Field, SecretStr
 from chassis.settings import DatabaseSettings
 from chassis.telemetry.metrics import Metric
 from contracts.catalogue import CATALOGUE
+from contracts.operations import OPERATIONS
 from contracts.topics import TOPICS
-from tools import gen_docs
+from tools import gen_docs, markdown
+from tools.operations_page import operations_page
 
 
 class Settings(DatabaseSettings):
@@ -51,7 +53,7 @@ def test_a_metric_of_a_part_is_listed_with_the_part_and_not_with_the_whole(monke
 
 
 def test_a_cell_cannot_break_its_table() -> None:
-    assert gen_docs.table(("a", "b"), [("x|y", "one\n two")]) == "| a | b |\n| --- | --- |\n| x\\|y | one two |\n"
+    assert markdown.table(("a", "b"), [("x|y", "one\n two")]) == "| a | b |\n| --- | --- |\n| x\\|y | one two |\n"
 
 
 def test_every_topic_has_a_row_with_its_writer() -> None:
@@ -109,6 +111,46 @@ def test_providers_come_from_their_manifests(tmp_path: Path) -> None:
     )
     assert "1 of 2 providers send webhooks" in inbound
     assert "1 of 2 providers are called" in outbound
+
+
+def test_every_operation_has_a_section_with_its_arguments_and_who_offers_it(tmp_path: Path) -> None:
+    folder = tmp_path / "libs/providers/src/providers/acme"
+    folder.mkdir(parents=True)
+    (folder / "manifest.toml").write_text('slug = "acme"\n')
+    key = 'idempotency = { kind = "header", name = "Key", lifetime_h = 24 }'
+    (folder / "operations.toml").write_text(
+        f'[[operations]]\nname = "message.send"\nclass = "unsafe"\n{key}\nnote = "a|b"\n'
+        '[operations.answer]\nref = ["/id"]\nresult = { status = "/status" }\n[operations.look_up]\nitems = "/data"\n'
+        '[[operations]]\nname = "note.add"\nclass = "unsafe"\nidempotency = { kind = "none" }\n'
+        '[[operations]]\nname = "report.read"\nclass = "retry_safe"\nidempotency = { kind = "natural" }\n'
+        "[operations.answer]\ncontent = true\n"
+    )
+    page = operations_page(tmp_path)
+    sections = {name: page.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in OPERATIONS}
+    assert "| [`message.send`](#messagesend) | `messaging.sms` | 1 |" in page
+    message = sections["message.send"]
+    assert "Capability `messaging.sms`; it changes something there." in message
+    assert row(message, "recipient").endswith("| yes | phone number, E.164; personal |")
+    assert row(message, "acme") == (
+        "| `acme` | `unsafe` | sent again with the same key (header `Key`, for 24 h), or looked up | `status` | a\\|b |"
+    )
+    assert row(sections["note.add"], "acme") == "| `acme` | `unsafe` | a person settles it |  |  |"
+    assert row(sections["report.read"], "acme") == "| `acme` | `retry_safe` | asked again | `content` |  |"
+    assert "No provider offers it." in sections["payment.refund"]
+    assert "effect_key" not in page
+    assert row(sections["calendar.hold"], "zone").split("|")[3] == " no: `UTC` "
+    assert row(sections["invoice.create"], "unit_amount") in sections["invoice.create"].split("`DocumentLine`:")[1]
+
+
+def test_every_argument_of_an_operation_says_what_it_means() -> None:
+    silent = [
+        (name, part, field)
+        for name, model in OPERATIONS.items()
+        for part, schema in {"": model.model_json_schema(), **model.model_json_schema().get("$defs", {})}.items()
+        for field, known in schema["properties"].items()
+        if field != "effect_key" and not known.get("description")
+    ]
+    assert silent == []
 
 
 @pytest.mark.usefixtures("fake_modules")

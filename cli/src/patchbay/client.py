@@ -10,6 +10,8 @@ import httpx
 from patchbay.environment import TOKEN_VARIABLE, CliError, Environment
 
 TIMEOUT_S: Final = 30.0
+# The most that the services' lists give at once.
+PAGE: Final = 200
 
 
 class Refusal(CliError):  # noqa: N818 (a service's answer)
@@ -39,6 +41,17 @@ class Platform:
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", service, path, params=given)
 
+    def every(self, service: str, path: str, /, **query: Any) -> list[Any]:
+        """Return all items of a list, page by page."""
+        found: list[Any] = []
+        after = None
+        while True:
+            page = self.get(service, path, **query, limit=PAGE, after=after)
+            found += page["items"]
+            after = page.get("next")
+            if after is None:
+                return found
+
     def post(self, service: str, path: str, body: Mapping[str, Any]) -> Any:
         """Return what a POST answers."""
         return self._ask("POST", service, path, json=body)
@@ -59,21 +72,32 @@ class Platform:
         """Return a plain-text page, such as a service's metrics."""
         return self._send("GET", service, path).text
 
+    def unready(self, service: str) -> list[str]:
+        """Return why a service says that it is not ready, such as a halted consumer; raises `CliError`."""
+        answer = self._request("GET", service, "/ready")
+        try:
+            return [str(problem) for problem in answer.json()["problems"]]
+        except (ValueError, KeyError, TypeError):
+            raise CliError(f"{self.environment[service]}/ready answers {answer.status_code} and no reasons") from None
+
     def _ask(self, method: str, service: str, path: str, **options: Any) -> Any:
         answer = self._send(method, service, path, **options)
         return answer.json() if answer.content else None
 
     def _send(self, method: str, service: str, path: str, **options: Any) -> httpx.Response:
         """Send a request; raises `Refusal` for 4xx and 5xx, `CliError` when nobody answers."""
+        answer = self._request(method, service, path, **options)
+        if answer.is_error:
+            raise _refusal(answer, f"{method} {self.environment[service]}{path}")
+        return answer
+
+    def _request(self, method: str, service: str, path: str, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.environment[TOKEN_VARIABLE]}"}
         url = self.environment[service] + path
         try:
-            answer = self._http.request(method, url, headers=headers, **options)
+            return self._http.request(method, url, headers=headers, **options)
         except httpx.HTTPError as error:
             raise CliError(f"{url} does not answer ({type(error).__name__}); is the platform up? make status") from None
-        if answer.is_error:
-            raise _refusal(answer, f"{method} {url}")
-        return answer
 
 
 def _refusal(answer: httpx.Response, what: str) -> Refusal:
@@ -82,4 +106,8 @@ def _refusal(answer: httpx.Response, what: str) -> Refusal:
     except ValueError:
         problem = {}
     code = str(problem.get("code", ""))
-    return Refusal(answer.status_code, code, f"{what}: {answer.status_code} {code} {problem.get('detail', '')}".strip())
+    told = f"{what}: {answer.status_code} {code} {problem.get('detail', '')}".strip()
+    errors = problem.get("errors", ())
+    if len(errors) > 1:
+        told += "".join(f"\n  {one['field']}: {one['rule']}" for one in errors)
+    return Refusal(answer.status_code, code, told)

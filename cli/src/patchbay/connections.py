@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from patchbay import output
+from patchbay import asking, output
 from patchbay.client import Platform
 from patchbay.conformance import options_of
 from patchbay.environment import CliError, load_environment
@@ -170,7 +170,7 @@ def credentials(connection_id: str) -> None:
 def revoke(connection_id: str, *, yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False) -> None:
     """End a connection for good: its secrets are deleted and its endpoints answer 404."""
     if not yes:
-        typer.confirm(f"Revoke {connection_id} for good?", abort=True)
+        asking.consent(f"Revoke {connection_id} for good?", "--yes")
     with Platform(load_environment()) as platform:
         platform.delete(SERVICE, _path(connection_id))
     output.console().print(f"{connection_id} is revoked", markup=False)
@@ -192,14 +192,20 @@ def secrets_of(provider: Provider, method: str, *, webhooks: bool) -> list[str]:
 def collected(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     """Return secrets by name: from NAME=PATH, else from the environment, else asked for. Blocking; raises `CliError`.
 
-    A file may hold a secret beyond `names`; whether it is needed is the service's to say.
+    A file may hold a secret beyond `names`; whether it is needed is the service's to say. Without a terminal nobody can
+    be asked, and the error names the variables.
     """
     found = {name: _read(path) for name, path in options_of(files).items()}
     for name in names:
-        if name not in found:
-            given = os.environ.get(f"{SECRET_PREFIX}{name.upper()}")
-            found[name] = given or str(typer.prompt(f"Secret {name}", hide_input=True))
-    return found
+        given = os.environ.get(_variable(name))
+        if name not in found and given:
+            found[name] = given
+    missing = {name: _variable(name) for name in names if name not in found}
+    return found | asking.secrets(missing, "--secret-file NAME=PATH")
+
+
+def _variable(name: str) -> str:
+    return f"{SECRET_PREFIX}{name.upper()}"
 
 
 def _read(path: str) -> str:

@@ -1,6 +1,7 @@
 """`patchbay effects …` and `patchbay run`: what was done at providers, what nobody knows, over the sync worker's API.
 
-Must never print arguments of an operation: they may be personal data.
+Must never print arguments of an operation: they may be personal data. A sealed result is shown only where one was asked
+for, and the service writes down who did.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def list_(
     query = {"saga_id": saga, "tenant": tenant, "provider": provider, "operation": operation, "state": state}
     with Platform(load_environment()) as platform:
         found = platform.get(SERVICE, "/v1/effects", **query, limit=limit)["items"]
-    output.console().print(output.table(_SUMMARY, ([item.get(name) for name in _SUMMARY] for item in found)))
+    rows = ([item.get(name) for name in _SUMMARY] for item in found)
+    # Keys are there to be copied.
+    output.console(wide=True).print(output.table(_SUMMARY, rows, whole=("key",)))
 
 
 @commands.command()
@@ -62,6 +65,13 @@ def explain(key: str) -> None:
     """Say what is known of an effect and who moves next, then everything that is stored of it."""
     with Platform(load_environment()) as platform:
         _show(platform.get(SERVICE, f"/v1/effects/{key}"))
+
+
+@commands.command()
+def result(key: str) -> None:
+    """Print what the provider answered, as JSON, unsealed. It may be personal data; the audit log says who read it."""
+    with Platform(load_environment()) as platform:
+        _print_result(platform.get(SERVICE, f"/v1/effects/{key}/result")["result"])
 
 
 @commands.command()
@@ -96,7 +106,7 @@ def run(  # lint-skip: PB007 each is an option of the command line
     reason: Annotated[str | None, typer.Option(help="why; needed for --emergency, and in the audit log")] = None,
     wait: Annotated[float, typer.Option(min=0, max=600, help="seconds to wait until it is settled")] = 30,
 ) -> None:
-    """Have OPERATION done once, such as payment.refund; ends with 1 unless it is applied in time.
+    """Have OPERATION done once, such as payment.refund, and print its result; ends with 1 unless it is applied in time.
 
     Put personal data into --arguments-file, where the shell's history does not show it.
     """
@@ -114,10 +124,15 @@ def run(  # lint-skip: PB007 each is an option of the command line
         if not wait:
             return
         effect = _settled(platform, key, wait)
-    told = f"{effect['state']}: {effect['explanation']}"
-    output.console().print(told, markup=False, soft_wrap=True)
-    if effect["state"] != "applied":
-        raise typer.Exit(1)
+        told = f"{effect['state']}: {effect['explanation']}"
+        output.console().print(told, markup=False, soft_wrap=True)
+        if effect["state"] != "applied":
+            raise typer.Exit(1)
+        found = effect["result"]
+        if effect["sealed_result"]:
+            found = platform.get(SERVICE, f"/v1/effects/{key}/result")["result"]
+    if found:
+        _print_result(found)
 
 
 def parsed(operation: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -183,12 +198,16 @@ def _settled(platform: Platform, key: str, wait_s: float) -> dict[str, Any]:
         time.sleep(min(_POLL_S, left))
 
 
+def _print_result(found: Any) -> None:
+    output.console().print(json.dumps(found, indent=2, ensure_ascii=False), markup=False, soft_wrap=True)
+
+
 def _show(effect: Mapping[str, Any]) -> None:
     out = output.console()
     out.print(f"{effect['state']}: {effect['explanation']}\n", markup=False, soft_wrap=True)
     rows = [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in effect.items()
-        if name != "explanation" and value not in (None, "", {}, [])
+        if name != "explanation" and value not in (None, "", {}, [], False)
     ]
     out.print(output.table(("field", "value"), rows))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from patchbay import output
+from patchbay import asking, output
 from patchbay.client import Platform
 from patchbay.environment import CliError, load_environment
 from providers import registry
@@ -25,8 +25,7 @@ _KEYS: Final = ("key_id", "state", "not_before", "not_after", "last_used_at", "c
 _SECRET: Final = typer.Option(
     "--secret",
     envvar=SECRET_VARIABLE,
-    prompt="Signing secret",
-    hide_input=True,
+    show_default=False,
     help="asked for when not in the environment",
 )
 _OVERLAP: Final = typer.Option(min=0, max=168, help="hours that the old one stays valid")
@@ -60,7 +59,7 @@ def create(
     *,
     tenant: Annotated[str, typer.Option()],
     account: Annotated[str, typer.Option(help="the account at the provider, such as its id")],
-    secret: Annotated[str, _SECRET],
+    secret: Annotated[str, _SECRET] = "",
     lane: Annotated[str, typer.Option(help="critical, standard or bulk")] = "standard",
 ) -> None:
     """Connect an account of PROVIDER that sends webhooks, and print the URL to register there."""
@@ -68,7 +67,7 @@ def create(
         "provider": provider,
         "tenant": tenant,
         "account_ref": account,
-        "secrets": {registry.get(provider).webhook.secret: secret},
+        "secrets": {registry.get(provider).webhook.secret: _given(secret)},
         "lane": lane,
     }
     with Platform(load_environment()) as platform:
@@ -81,13 +80,13 @@ def create(
 def rotate_secret(
     endpoint_id: str,
     *,
-    secret: Annotated[str, _SECRET],
+    secret: Annotated[str, _SECRET] = "",
     overlap_h: Annotated[float, _OVERLAP] = 24.0,
     keep_older: Annotated[bool, typer.Option("--keep-older", help="leave the older ones as they are")] = False,
     not_before: Annotated[str | None, typer.Option(help="RFC 3339 time from which the new one holds")] = None,
 ) -> None:
     """Add a secret; the older ones stay valid for the overlap."""
-    body: dict[str, Any] = {"value": secret, "overlap_h": None if keep_older else overlap_h}
+    body: dict[str, Any] = {"value": _given(secret), "overlap_h": None if keep_older else overlap_h}
     with Platform(load_environment()) as platform:
         changed = platform.post(
             SERVICE, f"{_path(endpoint_id)}/secrets", body | ({"not_before": not_before} if not_before else {})
@@ -156,6 +155,12 @@ def _act(endpoint_id: str, act: str) -> None:
     with Platform(load_environment()) as platform:
         changed = platform.post(SERVICE, f"{_path(endpoint_id)}/{act}", {})
     output.console().print(f"{changed['id']} is {changed['state']}", markup=False)
+
+
+def _given(secret: str) -> str:
+    """Return the signing secret, asked for when it was not given. Blocking; raises `CliError` without a terminal."""
+    name = "of the sender"
+    return secret or asking.secrets({name: SECRET_VARIABLE}, "--secret")[name]
 
 
 def _path(endpoint_id: str) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 
-from patchbay import output
+from patchbay import output, story
 from patchbay.client import TIMEOUT_S, Platform
 from patchbay.environment import TOKEN_VARIABLE, CliError, load_environment
 
@@ -36,7 +36,7 @@ dead_letters = typer.Typer(no_args_is_help=True, help="Records that a consumer g
 issues = typer.Typer(no_args_is_help=True, help="What a person should look at.")
 
 
-def deliveries(
+def deliveries(  # lint-skip: PB007 each is an option of the command line
     delivery_id: Annotated[str | None, typer.Argument(help="show this one, with its whole story")] = None,
     *,
     provider: Annotated[str | None, typer.Option()] = None,
@@ -47,11 +47,16 @@ def deliveries(
         str | None, typer.Option(help="a JSON path over the body, such as '$.data ? (@.amount > 5)'")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="with an id: all that is stored, for machines")] = False,
 ) -> None:
-    """Search the ledger of deliveries, newest first, or show one."""
+    """Search the ledger of deliveries, newest first, or show one with what came of it."""
     with Platform(load_environment()) as platform:
         if delivery_id is not None:
-            _dump(platform.get(SERVICE, f"/v1/deliveries/{delivery_id}"))
+            delivery = platform.get(SERVICE, f"/v1/deliveries/{delivery_id}")
+            if as_json:
+                _dump(delivery)
+            else:
+                story.show(platform, delivery)
             return
         query = {"provider": provider, "outcome": outcome, "type": event_type, "entity": entity, "path": path}
         _list(platform, "/v1/deliveries", _DELIVERY, query | {"limit": limit})

@@ -18,6 +18,7 @@ from patchbay.routes import seconds
 commands = typer.Typer(no_args_is_help=True, help="Quotas of providers: limits, forecasts, an operator's own limit.")
 
 SERVICE: Final = "HEALTH_URL"
+CONNECTIONS: Final = "SYNC_URL"
 _SHOWN: Final = (
     "provider",
     "bucket",
@@ -44,14 +45,26 @@ class Shape(StrEnum):
 @commands.command("list")
 def list_(
     *,
-    provider: Annotated[str | None, typer.Option(help="only this one, of those that are listed")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 200,
+    provider: Annotated[str | None, typer.Option(help="only this one")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="also of providers that nothing is connected to")] = False,
 ) -> None:
-    """List quotas: limits, the forecast for the end of the window, and which classes of calls are slowed."""
+    """List quotas: limits, the forecast for the end of the window, and which classes of calls are slowed.
+
+    Those of providers without a connection, a call or a limit of your own are counted only, unless --all is given.
+    """
     with Platform(load_environment()) as platform:
-        found = platform.get(SERVICE, "/v1/quotas", limit=limit)["items"]
-    rows = [_row(one) for one in found if provider in (None, one["provider"])]
-    output.console().print(output.table(_SHOWN, rows))
+        found = platform.every(SERVICE, "/v1/quotas")
+        if provider is not None:
+            found = [one for one in found if one["provider"] == provider]
+        used, unsure = (set(), "") if all_ or provider else _used(platform)
+    shown = [one for one in found if all_ or provider or one["provider"] in used or _matters(one)]
+    out = output.console()
+    out.print(output.table(_SHOWN, map(_row, shown)))
+    hidden = {one["provider"] for one in found} - {one["provider"] for one in shown}
+    if hidden:
+        every = len({one["provider"] for one in found})
+        told = f"{len(hidden)} of {every} providers, without a connection or a call, are hidden; --all shows them"
+        out.print(f"{told}{unsure}", markup=False, soft_wrap=True)
 
 
 @commands.command("set")
@@ -75,6 +88,21 @@ def set_(  # lint-skip: PB007 each is an option of the command line
         made = platform.put(SERVICE, f"/v1/quotas/{provider}/{bucket}", body)
     told = "; ".join(_words(one) for one in made["windows"])
     output.console().print(f"{provider} {bucket} ({mode}): {told} ({made['source']})", markup=False)
+
+
+def _used(platform: Platform) -> tuple[set[str], str]:
+    """Return the providers that were called or are connected, and what could not be found out about that."""
+    used = {one["provider"] for one in platform.every(SERVICE, "/v1/routes")}
+    try:
+        known = platform.every(CONNECTIONS, "/v1/connections")
+    except CliError as error:
+        return used, f" (connections are not known: {error})"
+    return used | {one["provider"] for one in known if one["state"] != "revoked"}, ""
+
+
+def _matters(quota: Mapping[str, Any]) -> bool:
+    """Tell whether a quota says something that no manifest does."""
+    return bool(quota["trim"] or quota["used_ratio"] or quota["source"] != "published")
 
 
 def _window(text: str) -> dict[str, float]:

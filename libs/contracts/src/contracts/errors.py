@@ -6,6 +6,8 @@ reason; any other exception gets bounded retries and then a dead letter (design 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PatchbayError(Exception):
     """Base of every expected failure.
@@ -23,12 +25,16 @@ class PatchbayError(Exception):
 class Invalid(PatchbayError):  # noqa: N818 (a failure word of the design, not an *Error)
     """The message itself is wrong and will never succeed: dead-letter it with the reason.
 
-    `field` is the JSON path of the offending field, when there is one.
+    `field` is the JSON path of the offending field, when there is one. `errors` are all of them with the rule that each
+    breaks, where several were found at once; `detail` then begins with the first.
     """
 
-    def __init__(self, code: str, detail: str, *, field: str | None = None) -> None:
+    def __init__(
+        self, code: str, detail: str, *, field: str | None = None, errors: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(code, detail)
         self.field = field
+        self.errors = tuple(errors) or (((field, detail),) if field else ())
 
 
 class Transient(PatchbayError):  # noqa: N818

@@ -12,7 +12,17 @@ from typing import Any, Final, TypeVar
 
 from contracts.errors import Invalid, Transient
 from contracts.operations import Arguments, as_document
-from providers.manifest.operations import AnswerTemplate, Codes, Idempotency, LookUp, OperationSpec, RequestTemplate
+from contracts.operations.money import AccountBalance, Balances
+from providers.manifest.operations import (
+    AnswerTemplate,
+    Codes,
+    Idempotency,
+    LookUp,
+    OperationSpec,
+    RequestTemplate,
+    Results,
+)
+from providers.money import currency_of, exact, minor_units
 from providers.reading import at, fitting_key
 from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse
 from providers.templates import ABSENT, Scope, render
@@ -73,11 +83,12 @@ class Declared:
             value = at(response.json, pointer)
             if value in values and not (value is None and None not in values):
                 return Declined(_word(value), "the provider said so in its answer")
-        result = _result(answer.result, response.json)
-        if answer.content:
-            if len(response.body) > MAX_CONTENT_BYTES:
+        result = _result(answer, response.json, exact(response) if answer.amounts else None, arguments)
+        if answer.content or answer.balances:
+            content = _balances(answer, response) if answer.balances else response.body
+            if len(content) > MAX_CONTENT_BYTES:
                 return Declined("content_too_large", f"at most {MAX_CONTENT_BYTES} bytes are handed on")
-            result["content"] = base64.b64encode(response.body).decode()
+            result["content"] = base64.b64encode(content).decode()
         return Applied(self._ref(answer, arguments, response), result)
 
     def read_back(self, arguments: Arguments, account: Account) -> HttpRequest | None:
@@ -92,10 +103,12 @@ class Declared:
         if response.status in look_up.absent:
             return None
         scope = _scope(self.spec, arguments, _NOBODY)
-        for one in _candidates(look_up, response):
+        candidates = _candidates(look_up, response.json)
+        written = _candidates(look_up, exact(response)) if look_up.amounts else candidates
+        for one, as_written in zip(candidates, written, strict=True):
             if _fits(look_up, one, scope):
                 ref = _first(one, look_up.ref) or _ref_from(look_up.ref_from, self.spec, arguments)
-                return Applied(ref, _result(look_up.result, one))
+                return Applied(ref, _result(look_up, one, as_written, arguments))
         if look_up.more is not None and at(response.json, look_up.more) not in {None, False, ""}:
             raise Transient("read_back_incomplete", "the effect may be on a further page")
         return None
@@ -198,11 +211,11 @@ def _placed(document: Any, pointer: str, value: str) -> dict[str, Any]:
     return {**inside, name: _placed(inside.get(name), f"/{rest}", value) if rest else value}
 
 
-def _candidates(look_up: LookUp, response: HttpResponse) -> list[Any]:
+def _candidates(look_up: LookUp, document: Any) -> list[Any]:
     if look_up.items is None:
-        return [response.json]
-    items = at(response.json, look_up.items)
-    left_out = look_up.sparse and isinstance(response.json, dict)
+        return [document]
+    items = at(document, look_up.items)
+    left_out = look_up.sparse and isinstance(document, dict)
     if items is None and look_up.absent == () and not left_out:
         raise Invalid("unreadable_answer", "the list is not there", field=look_up.items)
     # Some vendors turn a list of one into its only object.
@@ -241,9 +254,10 @@ def _first(document: Any, pointers: tuple[str, ...]) -> str:
     return ""
 
 
-def _result(pointers: Mapping[str, str], document: Any) -> dict[str, str | int]:
+def _result(part: Results, document: Any, written: Any, arguments: Arguments) -> dict[str, str | int]:
+    """Return what a document says; `written` is the same with decimals as they were written, for its amounts."""
     found: dict[str, str | int] = {}
-    for name, pointer in pointers.items():
+    for name, pointer in part.result.items():
         value = at(document, pointer)
         if isinstance(value, bool):
             found[name] = int(value)
@@ -251,7 +265,43 @@ def _result(pointers: Mapping[str, str], document: Any) -> dict[str, str | int]:
             found[name] = value
         elif isinstance(value, float):
             found[name] = str(value)
-    return found
+    return found | (_amounts(part, written, arguments) if part.amounts else {})
+
+
+def _amounts(part: Results, document: Any, arguments: Arguments) -> dict[str, str | int]:
+    """Return amounts in minor units with their currency; one that cannot be read is left out, as an absent value is."""
+    stated = at(document, part.currency) if part.currency is not None else None
+    currency = currency_of(stated) or currency_of(getattr(arguments, "currency", None))
+    if currency is None:
+        return {}
+    read = {name: minor_units(at(document, pointer), currency, part.unit) for name, pointer in part.amounts.items()}
+    known: dict[str, str | int] = {name: amount for name, amount in read.items() if amount is not None}
+    return known | {"currency": currency} if known else {}
+
+
+def _balances(answer: AnswerTemplate, response: HttpResponse) -> bytes:
+    """Return all balances of an answer in the form of the contract, as JSON; raises `Invalid` where none are listed."""
+    document, found = exact(response), dict[tuple[str, str], dict[str, Any]]()
+    for template in answer.balances:
+        items = at(document, template.items)
+        if not isinstance(items, list | dict):
+            raise Invalid("unreadable_answer", "the balances are not there", field=template.items)
+        for number, one in enumerate(items if isinstance(items, list) else [items]):
+            account = _first(one, (template.account,)) if template.account is not None else ""
+            currency = currency_of(at(one, template.currency))
+            # What has no code of its own must not be taken for another that has none.
+            place = (account, currency or f"{template.items}/{number}")
+            balance = found.setdefault(place, {"account": account or None, "currency": currency})
+            if currency is not None:
+                balance |= {
+                    name: minor_units(at(one, pointer), currency, template.unit)
+                    for name, pointer in template.amounts.items()
+                }
+    return (
+        Balances(balances=tuple(map(AccountBalance.model_validate, found.values())))
+        .model_dump_json(exclude_none=True)
+        .encode()
+    )
 
 
 def _word(value: Any) -> str:

@@ -5,6 +5,7 @@ Used by tests, `tools/providers_check` and `patchbay conformance --outbound`. Pr
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,9 +13,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts.errors import PatchbayError
+from contracts.operations import arguments_of
 from providers.classify import classify
 from providers.fixtures import ApiCase, api_cases
 from providers.manifest import OperationSpec
+from providers.manifest.operations import MONEY
+from providers.money import currency_of
 from providers.provider import Provider
 from providers.reading import at
 from providers.sdk import Applied, Declined, HttpRequest, HttpResponse
@@ -90,12 +94,38 @@ def _of_case(provider: Provider, spec: OperationSpec, case: ApiCase) -> Iterator
     for number, (response, expected) in enumerate(case.responses):
         found = outcome(lambda response=response: operations.parse(case.arguments, response))  # type: ignore[misc]
         yield Check(spec.name, f"answer {number} of {label}", _difference(expected, found))
+        yield Check(spec.name, f"money in answer {number} of {label}", money_problem(spec, found))
     asked = operations.read_back(case.arguments, case.account)
     documented = as_json(provider.authorise(asked, case.account, NOW)) if asked else None
     yield Check(spec.name, f"look-up of {label}", _difference(case.read_back, documented))
     for number, (response, expected) in enumerate(case.read_back_responses):
         found = outcome(lambda response=response: operations.parse_read_back(case.arguments, response))  # type: ignore[misc]
         yield Check(spec.name, f"look-up answer {number} of {label}", _difference(expected, found))
+        yield Check(spec.name, f"money in look-up answer {number} of {label}", money_problem(spec, found))
+
+
+def money_problem(spec: OperationSpec, found: Any) -> str | None:
+    """Return how a result breaks the one shape of money, or None: integers in minor units beside a `currency`.
+
+    Content whose form the contract states must have it.
+    """
+    if not isinstance(found, dict) or "applied" not in found:
+        return None
+    result, model = found["applied"]["result"], arguments_of(spec.name)
+    if model.CONTENT is not None:
+        try:
+            model.CONTENT.model_validate_json(base64.b64decode(result["content"]), strict=True)
+        except (KeyError, ValueError) as error:
+            return f"the content is no {model.CONTENT.__name__}: {type(error).__name__}"
+    if "currency" not in model.model_fields:
+        return None
+    money = {name: result[name] for name in MONEY & result.keys()}
+    loose = sorted(name for name, value in money.items() if isinstance(value, bool) or not isinstance(value, int))
+    if loose:
+        return f"{', '.join(loose)} must be whole minor units"
+    if money and (not isinstance(result.get("currency"), str) or currency_of(result["currency"]) != result["currency"]):
+        return "an amount needs the ISO 4217 code of its currency beside it"
+    return None
 
 
 def _coverage(spec: OperationSpec, cases: list[ApiCase]) -> Iterator[Check]:

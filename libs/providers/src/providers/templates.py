@@ -25,18 +25,12 @@ from xml.sax.saxutils import escape
 from zoneinfo import ZoneInfo
 
 from contracts.errors import Invalid
+from providers.money import exponent
 from providers.reading import fitting_key
 
 ABSENT: Final = object()
 _EXPRESSION: Final = re.compile(r"\{([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*)(\?)?((?:\|[a-z0-9_]+(?::[^|{}]*)?)*)\}")
-# ISO 4217 currencies whose minor unit is not a hundredth.
 _WHOLE_HOST: Final = re.compile(r"https?://\{[^{}]+\}(?::[0-9]+)?(?:[/?#]|$)")
-_EXPONENTS: Final = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"), 0),
-    **dict.fromkeys(("XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-}
-_DEFAULT_EXPONENT: Final = 2
 # In a table of `map`: what stands for every value that it does not name, and the value's place in it.
 _ANY_OTHER: Final = "*"
 _KEY_SPACE: Final = uuid.UUID("6f1c2f2e-8d1f-5c38-9c55-8d6d2f1a7c10")
@@ -205,13 +199,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _exponent(scope: Scope) -> int:
-    currency = scope.look("currency")
-    return _EXPONENTS.get(str(currency), _DEFAULT_EXPONENT)
-
-
 def _decimal(value: Any, _word: str, scope: Scope) -> str:
-    return str(Decimal(int(value)).scaleb(-_exponent(scope)))
+    return str(Decimal(int(value)).scaleb(-exponent(str(scope.look("currency")))))
 
 
 def _moment(value: Any) -> datetime:

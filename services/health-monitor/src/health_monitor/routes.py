@@ -18,6 +18,7 @@ from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import json_response, not_found, query_of
 from contracts.modes import Mode
+from health_monitor.declared import uncalled
 from health_monitor.failover import Plan, order_of
 from health_monitor.repository import counts, operators
 from health_monitor.repository import routes as stored
@@ -98,7 +99,7 @@ async def _explained(connection: Connection, name: str, mode: Mode, clock: Clock
     found = await stored.of_capability(connection, name, mode)
     plan = await operators.get_plan(connection, name)
     if not found and plan is None:
-        raise not_found("capability")
+        return uncalled(name, mode, tuple(WINDOWS))
     providers = [route["provider"] for route in found]
     newest = max(found, key=lambda route: route["decided_at"], default=None)
     return {

@@ -9,6 +9,7 @@ import pytest
 
 from chassis.http.auth import Role
 from chassis.testing.service_kit import LocalIssuer
+from providers import registry
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
@@ -192,6 +193,23 @@ async def test_self_fault_is_audited_and_cleared_by_an_operator(replica: Any) ->
     audited = await replica.audited()
     told = [a.action for a in audited if a.action.startswith("self_fault")]
     assert told == ["self_fault.began", "self_fault.cleared", "self_fault.ended"]
+
+
+async def test_a_capability_that_nobody_called_yet_is_unknown_and_open(replica: Any) -> None:
+    capability = "messaging.sms"
+    declaring = sorted(one.slug for one in registry.all_providers() if capability in one.manifest.capabilities)
+    async with replica.api() as api:
+        found = (await api.get(f"/v1/routes/{capability}")).json()
+        assert [(one["provider"], one["state"], one["share"]) for one in found["providers"]] == [
+            (slug, "unknown", 100) for slug in declaring
+        ]
+        assert (found["order"], found["configured"], found["decisions"]) == (declaring, False, [])
+        await replica.take(replica.calls(("success", 1)))
+        called = (await api.get(f"/v1/routes/{capability}")).json()
+    # Those of a call have more to tell, in the same words.
+    assert called["providers"][0]["windows"]["5m"].keys() == found["providers"][0]["windows"]["5m"].keys()
+    assert set(called) == set(found)
+    assert set(called["providers"][0]) == set(found["providers"][0])
 
 
 @pytest.mark.parametrize(

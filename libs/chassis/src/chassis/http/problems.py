@@ -119,7 +119,10 @@ def _callers_problem(error: Exception) -> Problem | None:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return Problem(error.status_code, code, error.detail, headers=error.headers)
     if isinstance(error, Invalid):
-        return Problem(422, error.code, error.detail)
+        extra: dict[str, Any] = {}
+        if error.errors:
+            extra["errors"] = [{"field": field, "rule": rule} for field, rule in error.errors]
+        return Problem(422, error.code, error.detail, **extra)
     if isinstance(error, Terminal):
         return Problem(409, error.code, error.detail)
     if is_bad_value(error):

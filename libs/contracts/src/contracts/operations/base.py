@@ -25,9 +25,9 @@ Moment = Instant
 _PERSONAL = "personal"
 
 
-def personal(default: Any = ...) -> Any:
+def personal(default: Any = ..., *, description: str) -> Any:
     """Mark a field that holds personal data: on a topic and in a table it is sealed, in a log it is absent."""
-    return Field(default=default, repr=False, json_schema_extra={_PERSONAL: True})
+    return Field(default=default, description=description, repr=False, json_schema_extra={_PERSONAL: True})
 
 
 class Arguments(BaseModel):
@@ -39,6 +39,8 @@ class Arguments(BaseModel):
     CAPABILITY: ClassVar[str]
     # Whether it changes anything at the provider.
     WRITES: ClassVar[bool] = True
+    # What the sealed content of a result is, where all providers give the same; else it is the provider's own answer.
+    CONTENT: ClassVar[type[BaseModel] | None] = None
 
     effect_key: str = Field(min_length=1, max_length=128)
 

@@ -17,11 +17,11 @@ class PaymentAuthorise(Arguments):
     OPERATION: ClassVar[str] = "payment.authorise"
     CAPABILITY: ClassVar[str] = "payments"
 
-    amount: Amount
-    currency: Currency
-    source: Reference
-    customer: Reference | None = None
-    description: Line | None = None
+    amount: Amount = Field(description="in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
+    source: Reference = Field(description="the provider's id of the payment method")
+    customer: Reference | None = Field(default=None, description="the provider's id of whoever owns the method")
+    description: Line | None = Field(default=None, description="what the payer reads")
 
 
 class PaymentCharge(PaymentAuthorise):
@@ -36,9 +36,13 @@ class PaymentCapture(Arguments):
     OPERATION: ClassVar[str] = "payment.capture"
     CAPABILITY: ClassVar[str] = "payments"
 
-    payment_external_id: Reference
-    amount: Amount | None = None
-    currency: Currency | None = None
+    payment_external_id: Reference = Field(description="the provider's id of the payment")
+    amount: Amount | None = Field(
+        default=None, description="in the currency's minor unit; without it, all that was reserved"
+    )
+    currency: Currency | None = Field(
+        default=None, description="ISO 4217 code; where the provider asks for it beside an amount"
+    )
 
 
 class PaymentVoid(Arguments):
@@ -47,7 +51,7 @@ class PaymentVoid(Arguments):
     OPERATION: ClassVar[str] = "payment.void"
     CAPABILITY: ClassVar[str] = "payments"
 
-    payment_external_id: Reference
+    payment_external_id: Reference = Field(description="the provider's id of the payment")
 
 
 class PaymentRefund(Arguments):
@@ -56,10 +60,10 @@ class PaymentRefund(Arguments):
     OPERATION: ClassVar[str] = "payment.refund"
     CAPABILITY: ClassVar[str] = "payments"
 
-    payment_external_id: Reference
-    amount: Amount
-    currency: Currency
-    reason: Line
+    payment_external_id: Reference = Field(description="the provider's id of the payment")
+    amount: Amount = Field(description="how much of it, in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
+    reason: Line = Field(description="why; the provider may show it")
 
 
 class TransferCreate(Arguments):
@@ -68,10 +72,10 @@ class TransferCreate(Arguments):
     OPERATION: ClassVar[str] = "transfer.create"
     CAPABILITY: ClassVar[str] = "payments"
 
-    amount: Amount
-    currency: Currency
-    destination: Reference
-    description: Line | None = None
+    amount: Amount = Field(description="in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
+    destination: Reference = Field(description="the provider's id of the connected account")
+    description: Line | None = Field(default=None, description="what the receiver reads")
 
 
 class PayoutCreate(Arguments):
@@ -80,10 +84,12 @@ class PayoutCreate(Arguments):
     OPERATION: ClassVar[str] = "payout.create"
     CAPABILITY: ClassVar[str] = "payments"
 
-    amount: Amount
-    currency: Currency
-    destination: Reference | None = None
-    description: Line | None = None
+    amount: Amount = Field(description="in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
+    destination: Reference | None = Field(
+        default=None, description="the provider's id of who gets it; without it, the account's own bank"
+    )
+    description: Line | None = Field(default=None, description="what the receiver reads")
 
 
 class CustomerCreate(Arguments):
@@ -92,10 +98,10 @@ class CustomerCreate(Arguments):
     OPERATION: ClassVar[str] = "customer.create"
     CAPABILITY: ClassVar[str] = "payments"
 
-    reference: Reference
-    name: Line | None = personal(None)
-    email: Line | None = personal(None)
-    phone: Line | None = personal(None)
+    reference: Reference = Field(description="our own id of the customer")
+    name: Line | None = personal(None, description="the person's name")
+    email: Line | None = personal(None, description="the person's e-mail address")
+    phone: Line | None = personal(None, description="the person's phone number, E.164")
 
 
 class SubscriptionCreate(Arguments):
@@ -104,9 +110,9 @@ class SubscriptionCreate(Arguments):
     OPERATION: ClassVar[str] = "subscription.create"
     CAPABILITY: ClassVar[str] = "payments"
 
-    customer: Reference
-    plan: Reference
-    quantity: Annotated[int, Field(ge=1, le=10_000)] = 1
+    customer: Reference = Field(description="the provider's id of the customer")
+    plan: Reference = Field(description="the provider's id of the plan or price")
+    quantity: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="how many of the plan")
 
 
 class DocumentLine(BaseModel):
@@ -114,11 +120,11 @@ class DocumentLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    description: Line
-    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    unit_amount: Amount
-    account: Reference | None = None
-    item: Reference | None = None
+    description: Line = Field(description="what the line is for")
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=1, description="how many")
+    unit_amount: Amount = Field(description="price of one, in the currency's minor unit")
+    account: Reference | None = Field(default=None, description="the ledger account, in the provider's own words")
+    item: Reference | None = Field(default=None, description="the provider's id of the article")
 
 
 class InvoiceCreate(Arguments):
@@ -127,12 +133,14 @@ class InvoiceCreate(Arguments):
     OPERATION: ClassVar[str] = "invoice.create"
     CAPABILITY: ClassVar[str] = "accounting"
 
-    customer: Reference
-    currency: Currency
-    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)]
-    issued_on: date
-    due_on: date
-    reference: Reference
+    customer: Reference = Field(description="the provider's id of the customer")
+    currency: Currency = Field(description="ISO 4217 code")
+    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)] = Field(
+        description="what it is about, line by line"
+    )
+    issued_on: date = Field(description="date of the document")
+    due_on: date = Field(description="date until which it is to be paid")
+    reference: Reference = Field(description="our own number of the invoice")
 
 
 class BillCreate(Arguments):
@@ -141,12 +149,14 @@ class BillCreate(Arguments):
     OPERATION: ClassVar[str] = "bill.create"
     CAPABILITY: ClassVar[str] = "accounting"
 
-    supplier: Reference
-    currency: Currency
-    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)]
-    issued_on: date
-    due_on: date
-    reference: Reference
+    supplier: Reference = Field(description="the provider's id of the supplier")
+    currency: Currency = Field(description="ISO 4217 code")
+    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)] = Field(
+        description="what it is about, line by line"
+    )
+    issued_on: date = Field(description="date of the document")
+    due_on: date = Field(description="date until which it is to be paid")
+    reference: Reference = Field(description="the supplier's number of the bill")
 
 
 class InvoicePay(Arguments):
@@ -155,12 +165,39 @@ class InvoicePay(Arguments):
     OPERATION: ClassVar[str] = "invoice.pay"
     CAPABILITY: ClassVar[str] = "accounting"
 
-    invoice: Reference
-    customer: Reference | None = None
-    account: Reference | None = None
-    amount: Amount
-    currency: Currency
-    paid_on: date
+    invoice: Reference = Field(description="the provider's id of the invoice")
+    customer: Reference | None = Field(default=None, description="the provider's id of the customer")
+    account: Reference | None = Field(
+        default=None, description="the provider's id of the bank or cash account that received it"
+    )
+    amount: Amount = Field(description="in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
+    paid_on: date = Field(description="date on which the money came")
+
+
+class AccountBalance(BaseModel):
+    """What one account holds in one currency. Amounts are absent while unknown, and may be negative."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account: str | None = Field(default=None, description="the provider's id of the account, where it names several")
+    currency: Currency | None = Field(
+        default=None, description="ISO 4217 code; absent, with all amounts, where the provider counts in something else"
+    )
+    available: int | None = Field(default=None, description="can be spent or paid out now, in the minor unit")
+    pending: int | None = Field(default=None, description="is there and becomes available later, in the minor unit")
+    withheld: int | None = Field(default=None, description="is there and the provider keeps it, in the minor unit")
+    total: int | None = Field(
+        default=None, description="all of it, in the minor unit; of a credit or loan account what is owed"
+    )
+
+
+class Balances(BaseModel):
+    """What is held at a provider, per account and currency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    balances: tuple[AccountBalance, ...] = Field(description="one per account and currency, in the provider's order")
 
 
 class BalanceRead(Arguments):
@@ -169,3 +206,4 @@ class BalanceRead(Arguments):
     OPERATION: ClassVar[str] = "balance.read"
     CAPABILITY: ClassVar[str] = "banking"
     WRITES: ClassVar[bool] = False
+    CONTENT: ClassVar[type[BaseModel] | None] = Balances

@@ -15,9 +15,9 @@ class MessageSend(Arguments):
     OPERATION: ClassVar[str] = "message.send"
     CAPABILITY: ClassVar[str] = "messaging.sms"
 
-    recipient: Line = personal()
-    text: Text = personal()
-    reference: Reference
+    recipient: Line = personal(description="phone number, E.164")
+    text: Text = personal(description="the message, with `reference` somewhere inside")
+    reference: Reference = Field(description="a short token by which a look-up finds the message")
 
 
 class EmailSend(Arguments):
@@ -26,10 +26,10 @@ class EmailSend(Arguments):
     OPERATION: ClassVar[str] = "email.send"
     CAPABILITY: ClassVar[str] = "messaging.email"
 
-    recipient: Line = personal()
-    subject: Line = personal()
-    text: Text = personal()
-    sender: Line | None = None
+    recipient: Line = personal(description="e-mail address")
+    subject: Line = personal(description="the subject line")
+    text: Text = personal(description="the message as plain text")
+    sender: Line | None = Field(default=None, description="the sender's address; without it, the connection's own")
 
 
 class ChatPost(Arguments):
@@ -38,16 +38,16 @@ class ChatPost(Arguments):
     OPERATION: ClassVar[str] = "chat.post"
     CAPABILITY: ClassVar[str] = "messaging.chat"
 
-    channel: Reference
-    text: Text = personal()
+    channel: Reference = Field(description="the provider's id of the channel")
+    text: Text = personal(description="what it says")
 
 
 class _Slot(Arguments):
     """A stretch of time in a calendar."""
 
-    start: Moment
-    end: Moment
-    zone: Zone = "UTC"
+    start: Moment = Field(description="instant at which it begins")
+    end: Moment = Field(description="instant at which it ends, after `start`")
+    zone: Zone = Field(default="UTC", description="IANA time zone to show it in")
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> _Slot:
@@ -62,9 +62,9 @@ class CalendarHold(_Slot):
     OPERATION: ClassVar[str] = "calendar.hold"
     CAPABILITY: ClassVar[str] = "calendar"
 
-    calendar: Reference = "primary"
-    title: Line = personal()
-    description: Text | None = personal(None)
+    calendar: Reference = Field(default="primary", description="the provider's id of the calendar")
+    title: Line = personal(description="what it is called")
+    description: Text | None = personal(None, description="what stands below the title")
 
 
 class CalendarConfirm(Arguments):
@@ -73,8 +73,8 @@ class CalendarConfirm(Arguments):
     OPERATION: ClassVar[str] = "calendar.confirm"
     CAPABILITY: ClassVar[str] = "calendar"
 
-    calendar: Reference = "primary"
-    event: Reference
+    calendar: Reference = Field(default="primary", description="the provider's id of the calendar")
+    event: Reference = Field(description="the provider's id of the event")
 
 
 class CalendarMove(_Slot):
@@ -83,8 +83,8 @@ class CalendarMove(_Slot):
     OPERATION: ClassVar[str] = "calendar.move"
     CAPABILITY: ClassVar[str] = "calendar"
 
-    calendar: Reference = "primary"
-    event: Reference
+    calendar: Reference = Field(default="primary", description="the provider's id of the calendar")
+    event: Reference = Field(description="the provider's id of the event")
 
 
 class CalendarCancel(Arguments):
@@ -93,8 +93,8 @@ class CalendarCancel(Arguments):
     OPERATION: ClassVar[str] = "calendar.cancel"
     CAPABILITY: ClassVar[str] = "calendar"
 
-    calendar: Reference = "primary"
-    event: Reference
+    calendar: Reference = Field(default="primary", description="the provider's id of the calendar")
+    event: Reference = Field(description="the provider's id of the event")
 
 
 class BookingCreate(_Slot):
@@ -103,13 +103,15 @@ class BookingCreate(_Slot):
     OPERATION: ClassVar[str] = "booking.create"
     CAPABILITY: ClassVar[str] = "booking"
 
-    service: Reference
-    service_version: int | None = None
-    location: Reference | None = None
-    staff: Reference | None = None
-    customer: Reference | None = None
-    name: Line | None = personal(None)
-    email: Line | None = personal(None)
+    service: Reference = Field(description="the provider's id of the service")
+    service_version: int | None = Field(
+        default=None, description="the version of the service that was seen, where the provider asks for it"
+    )
+    location: Reference | None = Field(default=None, description="the provider's id of the location")
+    staff: Reference | None = Field(default=None, description="the provider's id of the member of the team")
+    customer: Reference | None = Field(default=None, description="the provider's id of the customer")
+    name: Line | None = personal(None, description="the person's name")
+    email: Line | None = personal(None, description="the person's e-mail address")
 
 
 class BookingCancel(Arguments):
@@ -118,9 +120,11 @@ class BookingCancel(Arguments):
     OPERATION: ClassVar[str] = "booking.cancel"
     CAPABILITY: ClassVar[str] = "booking"
 
-    booking: Reference
-    version: int | None = None
-    reason: Line | None = None
+    booking: Reference = Field(description="the provider's id of the booking")
+    version: int | None = Field(
+        default=None, description="the version of the booking that was seen, where the provider asks for it"
+    )
+    reason: Line | None = Field(default=None, description="why, for the customer")
 
 
 class MeetingCreate(_Slot):
@@ -129,7 +133,7 @@ class MeetingCreate(_Slot):
     OPERATION: ClassVar[str] = "meeting.create"
     CAPABILITY: ClassVar[str] = "meetings"
 
-    title: Line = personal()
+    title: Line = personal(description="what it is called")
 
     @property
     def minutes(self) -> int:
@@ -143,11 +147,11 @@ class ContactUpsert(Arguments):
     OPERATION: ClassVar[str] = "contact.upsert"
     CAPABILITY: ClassVar[str] = "crm"
 
-    email: Line = personal()
-    first_name: Line | None = personal(None)
-    last_name: Line | None = personal(None)
-    phone: Line | None = personal(None)
-    company: Line | None = None
+    email: Line = personal(description="e-mail address; it tells which contact")
+    first_name: Line | None = personal(None, description="the person's first name")
+    last_name: Line | None = personal(None, description="the person's last name")
+    phone: Line | None = personal(None, description="the person's phone number, E.164")
+    company: Line | None = Field(default=None, description="name of the company")
 
 
 class NoteAdd(Arguments):
@@ -156,9 +160,9 @@ class NoteAdd(Arguments):
     OPERATION: ClassVar[str] = "note.add"
     CAPABILITY: ClassVar[str] = "crm"
 
-    contact: Reference
-    text: Text = personal()
-    at: Moment
+    contact: Reference = Field(description="the provider's id of the contact")
+    text: Text = personal(description="what it says")
+    at: Moment = Field(description="instant at which it happened")
 
 
 class DealMove(Arguments):
@@ -167,8 +171,8 @@ class DealMove(Arguments):
     OPERATION: ClassVar[str] = "deal.move"
     CAPABILITY: ClassVar[str] = "crm"
 
-    deal: Reference
-    stage: Line
+    deal: Reference = Field(description="the provider's id of the deal")
+    stage: Line = Field(description="the stage, in the provider's own words")
 
 
 class TicketCreate(Arguments):
@@ -177,10 +181,12 @@ class TicketCreate(Arguments):
     OPERATION: ClassVar[str] = "ticket.create"
     CAPABILITY: ClassVar[str] = "tickets"
 
-    project: Reference | None = None
-    title: Line
-    text: Text = personal()
-    requester: Line | None = personal(None)
+    project: Reference | None = Field(
+        default=None, description="the project, queue or repository, in the provider's own words"
+    )
+    title: Line = Field(description="what it is called")
+    text: Text = personal(description="what it says")
+    requester: Line | None = personal(None, description="e-mail address of whoever asks")
 
 
 class AlertTrigger(Arguments):
@@ -189,10 +195,10 @@ class AlertTrigger(Arguments):
     OPERATION: ClassVar[str] = "alert.trigger"
     CAPABILITY: ClassVar[str] = "alerting"
 
-    alias: Reference
-    title: Line
-    source: Line = "patchbay"
-    severity: Literal["critical", "error", "warning", "info"] = "critical"
+    alias: Reference = Field(description="name of the alert; alerts with the same one are one")
+    title: Line = Field(description="what it is called")
+    source: Line = Field(default="patchbay", description="where it comes from")
+    severity: Literal["critical", "error", "warning", "info"] = Field(default="critical", description="how bad it is")
 
 
 class AlertResolve(Arguments):
@@ -201,7 +207,7 @@ class AlertResolve(Arguments):
     OPERATION: ClassVar[str] = "alert.resolve"
     CAPABILITY: ClassVar[str] = "alerting"
 
-    alias: Reference
+    alias: Reference = Field(description="name that the alert was triggered with")
 
 
 class SignatureRequest(Arguments):
@@ -210,11 +216,13 @@ class SignatureRequest(Arguments):
     OPERATION: ClassVar[str] = "signature.request"
     CAPABILITY: ClassVar[str] = "signatures"
 
-    subject: Line
-    document_name: Line
-    content: Annotated[str, Field(min_length=1, max_length=14_000_000, pattern=r"^[A-Za-z0-9+/]+={0,2}$")] = personal()
-    signer_name: Line = personal()
-    signer_email: Line = personal()
+    subject: Line = Field(description="subject of the mail to the signer")
+    document_name: Line = Field(description="file name of the document")
+    content: Annotated[str, Field(min_length=1, max_length=14_000_000, pattern=r"^[A-Za-z0-9+/]+={0,2}$")] = personal(
+        description="the document, in base64"
+    )
+    signer_name: Line = personal(description="the signer's name")
+    signer_email: Line = personal(description="the signer's e-mail address")
 
 
 class EmployeeList(Arguments):

@@ -19,12 +19,14 @@ class ItemUpsert(Arguments):
     OPERATION: ClassVar[str] = "item.upsert"
     CAPABILITY: ClassVar[str] = "catalog"
 
-    item: Reference | None = None
-    version: int | None = None
-    sku: Reference
-    name: Line
-    price: Amount
-    currency: Currency
+    item: Reference | None = Field(
+        default=None, description="the provider's id of one that exists; without it, a new one"
+    )
+    version: int | None = Field(default=None, description="the version that was seen, where the provider asks for it")
+    sku: Reference = Field(description="our own number of the article")
+    name: Line = Field(description="what it is called")
+    price: Amount = Field(description="in the currency's minor unit")
+    currency: Currency = Field(description="ISO 4217 code")
 
 
 class StockAdjust(Arguments):
@@ -33,10 +35,10 @@ class StockAdjust(Arguments):
     OPERATION: ClassVar[str] = "stock.adjust"
     CAPABILITY: ClassVar[str] = "catalog"
 
-    item: Reference
-    location: Reference
-    delta: Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
-    at: Moment
+    item: Reference = Field(description="the provider's id of the article")
+    location: Reference = Field(description="the provider's id of the location")
+    delta: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = Field(description="how many more; negative for fewer")
+    at: Moment = Field(description="instant of the count")
 
 
 class DocumentPut(Arguments):
@@ -45,9 +47,9 @@ class DocumentPut(Arguments):
     OPERATION: ClassVar[str] = "document.put"
     CAPABILITY: ClassVar[str] = "documents"
 
-    path: Path
-    content: Base64 = personal()
-    content_type: Line = "application/octet-stream"
+    path: Path = Field(description="where it lies, below the account's own place")
+    content: Base64 = personal(description="the document, in base64, a mebibyte at most")
+    content_type: Line = Field(default="application/octet-stream", description="its media type")
 
 
 class DocumentGet(Arguments):
@@ -57,7 +59,7 @@ class DocumentGet(Arguments):
     CAPABILITY: ClassVar[str] = "documents"
     WRITES: ClassVar[bool] = False
 
-    path: Path
+    path: Path = Field(description="where it lies, below the account's own place")
 
 
 class DocumentDelete(Arguments):
@@ -66,7 +68,7 @@ class DocumentDelete(Arguments):
     OPERATION: ClassVar[str] = "document.delete"
     CAPABILITY: ClassVar[str] = "documents"
 
-    path: Path
+    path: Path = Field(description="where it lies, below the account's own place")
 
 
 class PageCreate(Arguments):
@@ -75,9 +77,9 @@ class PageCreate(Arguments):
     OPERATION: ClassVar[str] = "page.create"
     CAPABILITY: ClassVar[str] = "pages"
 
-    parent: Reference
-    title: Line
-    text: Text = personal()
+    parent: Reference = Field(description="the provider's id of the page above it")
+    title: Line = Field(description="what it is called")
+    text: Text = personal(description="what it says")
 
 
 class FormRead(Arguments):
@@ -87,7 +89,7 @@ class FormRead(Arguments):
     CAPABILITY: ClassVar[str] = "forms"
     WRITES: ClassVar[bool] = False
 
-    form: Reference
+    form: Reference = Field(description="the provider's id of the form")
 
 
 class WeatherRead(Arguments):
@@ -97,8 +99,8 @@ class WeatherRead(Arguments):
     CAPABILITY: ClassVar[str] = "weather"
     WRITES: ClassVar[bool] = False
 
-    latitude: Annotated[float, Field(ge=-90, le=90)]
-    longitude: Annotated[float, Field(ge=-180, le=180)]
+    latitude: Annotated[float, Field(ge=-90, le=90)] = Field(description="degrees, north is positive")
+    longitude: Annotated[float, Field(ge=-180, le=180)] = Field(description="degrees, east is positive")
 
 
 class EventTrack(Arguments):
@@ -107,11 +109,13 @@ class EventTrack(Arguments):
     OPERATION: ClassVar[str] = "event.track"
     CAPABILITY: ClassVar[str] = "analytics"
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
-    client: Reference = personal()
-    at: Moment
-    value: Amount | None = None
-    currency: Currency | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")] = Field(
+        description="what happened, in letters, digits and underscores"
+    )
+    client: Reference = personal(description="the visitor's pseudonym at the provider")
+    at: Moment = Field(description="instant at which it happened")
+    value: Amount | None = Field(default=None, description="what it was worth, in the currency's minor unit")
+    currency: Currency | None = Field(default=None, description="ISO 4217 code, beside `value`")
 
 
 class QueryRun(Arguments):
@@ -121,7 +125,7 @@ class QueryRun(Arguments):
     CAPABILITY: ClassVar[str] = "warehouse"
     WRITES: ClassVar[bool] = False
 
-    query: Text
+    query: Text = Field(description="the query, in the provider's own language")
 
 
 class DatasetRefresh(Arguments):
@@ -130,7 +134,7 @@ class DatasetRefresh(Arguments):
     OPERATION: ClassVar[str] = "dataset.refresh"
     CAPABILITY: ClassVar[str] = "reports"
 
-    dataset: Reference
+    dataset: Reference = Field(description="the provider's id of the dataset")
 
 
 class ReportRead(Arguments):
@@ -140,7 +144,7 @@ class ReportRead(Arguments):
     CAPABILITY: ClassVar[str] = "reports"
     WRITES: ClassVar[bool] = False
 
-    report: Reference
+    report: Reference = Field(description="the provider's id of the report, account or list")
 
 
 class TextComplete(Arguments):
@@ -150,10 +154,10 @@ class TextComplete(Arguments):
     CAPABILITY: ClassVar[str] = "language"
     WRITES: ClassVar[bool] = False
 
-    prompt: Text
-    max_tokens: Annotated[int, Field(ge=1, le=8_192)] = 512
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    format: Literal["text", "json"] = "text"
+    prompt: Text = Field(description="what is asked; never a person's data")
+    max_tokens: Annotated[int, Field(ge=1, le=8_192)] = Field(default=512, description="greatest length of the answer")
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(default=0.0, description="how free it may be")
+    format: Literal["text", "json"] = Field(default="text", description="whether the answer is JSON")
 
 
 class NotificationPublish(Arguments):
@@ -162,6 +166,6 @@ class NotificationPublish(Arguments):
     OPERATION: ClassVar[str] = "notification.publish"
     CAPABILITY: ClassVar[str] = "notifications"
 
-    topic: Reference
-    subject: Line | None = None
-    text: Text = personal()
+    topic: Reference = Field(description="the provider's id of the topic")
+    subject: Line | None = Field(default=None, description="the subject line")
+    text: Text = personal(description="what it says")

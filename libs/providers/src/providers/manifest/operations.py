@@ -5,15 +5,20 @@ Must never hold a limit, lifetime or path that a vendor does not document.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from contracts.errors import Invalid
-from contracts.operations import arguments_of
+from contracts.operations import OPERATIONS, arguments_of
+from contracts.operations.money import Balances
 from providers.manifest.base import Pointer, Strict
+from providers.money import Unit
 
 Scalar = str | int | float | bool | None
+
+# Names under which vendors' answers hold money.
+MONEY: Final = frozenset({"amount", "total", "price", "fee", "tax", "balance"})
 
 
 class Idempotency(Strict):
@@ -63,23 +68,55 @@ class RequestTemplate(Strict):
         return self
 
 
-class AnswerTemplate(Strict):
-    """What an answer of status 2xx says: the effect's id at `ref`, and values a saga may want at `result`.
+class Results(Strict):
+    """What is read from a document: values a saga may want at `result`, and money at `amounts`.
+
+    An amount becomes an integer in the currency's minor unit, whether the vendor writes it in that or in its major
+    `unit`, and the result has the `currency` beside it: that of the document, else that of the arguments.
+    """
+
+    result: dict[str, Pointer] = Field(default_factory=dict)
+    amounts: dict[str, Pointer] = Field(default_factory=dict)
+    currency: Pointer | None = None
+    unit: Unit = "minor"
+
+    @model_validator(mode="after")
+    def _amounts_have_a_currency(self) -> Self:
+        if not self.amounts and (self.currency is not None or self.unit != "minor"):
+            raise ValueError("currency and unit are for amounts")
+        if "currency" in self.result or self.amounts.keys() & (self.result.keys() | {"currency"}):
+            raise ValueError("amounts bring their currency with them, and have names of their own")
+        return self
+
+
+class BalancesTemplate(Strict):
+    """Where an answer lists balances: `items` is a list, or one object; `account`, `currency` and amounts in each."""
+
+    items: Pointer
+    account: Pointer | None = None
+    currency: Pointer
+    amounts: dict[Literal["available", "pending", "withheld", "total"], Pointer] = Field(min_length=1)
+    unit: Unit = "minor"
+
+
+class AnswerTemplate(Results):
+    """What an answer of status 2xx says: the effect's id at `ref`, and `Results`.
 
     Without `ref`, or while nothing stands there, the effect is known by `ref_from`, a template over the arguments.
     `declined` are values that mean a refusal though the status is 2xx, `refused` are places where only an error has a
     text, which is its code; `already` are statuses that say that the state asked for was there before, such as 404 for
-    a deletion. `header_ref` is a header that holds the id. With `content` the body itself is the result, in base64.
+    a deletion. `header_ref` is a header that holds the id. With `content` the body itself is the result, in base64;
+    with `balances` it is what stands there, in the form of `contracts.operations.money.Balances`.
     """
 
     ref: tuple[Pointer, ...] = ()
     header_ref: str = ""
     ref_from: str = ""
-    result: dict[str, Pointer] = Field(default_factory=dict)
     declined: dict[Pointer, tuple[Scalar, ...]] = Field(default_factory=dict)
     refused: tuple[Pointer, ...] = ()
     already: tuple[int, ...] = ()
     content: bool = False
+    balances: tuple[BalancesTemplate, ...] = ()
 
     @model_validator(mode="after")
     def _says_what_it_did(self) -> Self:
@@ -88,7 +125,7 @@ class AnswerTemplate(Strict):
         return self
 
 
-class LookUp(Strict):
+class LookUp(Results):
     """How the provider is asked whether an effect exists: the request, and which object of the answer is it.
 
     `items` is the list (without it the body itself is the object); `where` are values, as templates, that the object
@@ -102,7 +139,6 @@ class LookUp(Strict):
     contains: dict[Pointer, str] = Field(default_factory=dict)
     ref: tuple[Pointer, ...] = ()
     ref_from: str = ""
-    result: dict[str, Pointer] = Field(default_factory=dict)
     absent: tuple[int, ...] = ()
     sparse: bool = False
     # What makes an object that is found the same as none, such as a refund that failed.
@@ -149,6 +185,7 @@ class OperationSpec(Strict):
             (self.request is None) != (self.answer is None)
         ):
             raise ValueError("an operation is `code = true`, or has request and answer")
+        self._money_is_money()
         if self.look_up_by_code and not self.code:
             raise ValueError("look_up_by_code is for operations with code")
         try:
@@ -160,6 +197,21 @@ class OperationSpec(Strict):
         if unknown:
             raise ValueError(f"{sorted(unknown)} are no (optional) arguments of {self.name}")
         return self
+
+    def _money_is_money(self) -> None:
+        """Raise `ValueError` for an amount that would be handed on in a vendor's own unit."""
+        model = OPERATIONS.get(self.name)
+        if model is None:
+            return
+        parts = [part for part in (self.answer, self.look_up) if part is not None]
+        if "currency" in model.model_fields:
+            loose = sorted(MONEY & {name for part in parts for name in part.result})
+            if loose:
+                raise ValueError(f"{', '.join(loose)}: money stands in amounts, not in result")
+        if self.answer is not None and bool(self.answer.balances) != (model.CONTENT is Balances):
+            raise ValueError("balances are for balance.read, which has nothing else")
+        if self.answer is not None and self.answer.balances and (self.answer.content or self.answer.amounts):
+            raise ValueError("an answer with balances has no other content and no amounts")
 
     @property
     def capability(self) -> str:

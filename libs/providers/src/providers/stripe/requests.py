@@ -10,6 +10,7 @@ from typing import Final
 
 from contracts.errors import Invalid, Transient
 from contracts.operations.money import PaymentRefund
+from providers.money import currency_of
 from providers.reading import at, first_text
 from providers.sdk import Account, Applied, Declined, HttpRequest, HttpResponse, Operations
 
@@ -79,7 +80,9 @@ def _applied(refund: object) -> Applied:
     found, amount = first_text(refund, ("/id",)), at(refund, "/amount")
     if found is None or not isinstance(amount, int):
         raise Invalid("unreadable_answer", "a refund has an id and an amount", field="/id")
-    return Applied(provider_ref=found, result={"status": first_text(refund, ("/status",)) or "", "amount": amount})
+    result: dict[str, str | int] = {"status": first_text(refund, ("/status",)) or "", "amount": amount}
+    currency = currency_of(at(refund, "/currency"))
+    return Applied(provider_ref=found, result=result | ({"currency": currency} if currency else {}))
 
 
 OPERATIONS: Final[Mapping[str, Operations]] = {"payment.refund": Refund()}

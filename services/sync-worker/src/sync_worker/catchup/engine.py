@@ -124,14 +124,12 @@ class CatchUp:
             )
         if lease is None:
             return False
-        run: _Run | None = None
         try:
-            run = await self._open(lease)
-            await self._windows(run)
+            await self._windows(await self._open(lease))
             stopped = Stopped("done", "", None)
         except Stopped as reason:
             stopped = reason
-        slug = run.provider.slug if run else ""
+        slug = lease.provider
         counter(RUNS).labels(slug, stopped.outcome).inc()
         if stopped.outcome == "lost":
             return True

@@ -23,6 +23,10 @@ REFUND: Final = "payment.refund"
 MESSAGE: Final = "message.send"
 _MODELS: Final[dict[str, type[Command]]] = {model.TYPE: model for model in (RefundPayment, SendMessage, RunOperation)}
 _REFERENCE_CHARS: Final = 8
+# A list of a hundred lines can be wrong in hundreds of places; all are among the errors, some in the sentence.
+_MAX_NAMED: Final = 5
+# The name of an argument that nobody knows is whatever the caller made up.
+_MAX_NAME: Final = 64
 
 
 def decode_command(envelope: Envelope) -> Command:
@@ -46,15 +50,24 @@ def reference(effect_key: str) -> str:
 def open_arguments(operation: str, effect_key: str, stored: dict[str, Any], personal: dict[str, Any]) -> Arguments:
     """Return an operation's arguments from what was stored and what was sealed.
 
-    Raises `Invalid` (`bad_argument`, with the field's path) for arguments that the operation does not take.
+    Raises `Invalid` (`bad_argument`) that names every argument that is missing or wrong, and never its value.
     """
     model = arguments_of(operation)
     try:
         return model.model_validate({**stored, **personal, "effect_key": effect_key})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "arguments"
-        raise Invalid("bad_argument", f"{field}: {first['msg']}", field=f"arguments.{field}") from None
+        raise _bad_arguments(error) from None
+
+
+def _bad_arguments(error: ValidationError) -> Invalid:
+    found = [
+        (".".join(("arguments", *(str(part)[:_MAX_NAME] for part in one["loc"]))), one["msg"])
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    (field, rule), more = found[0], [name for name, _ in found[1:]]
+    named = ", ".join([*more[:_MAX_NAMED], "…"] if len(more) > _MAX_NAMED else more)
+    also = f" (and {len(more)} more: {named})" if more else ""
+    return Invalid("bad_argument", f"{field}: {rule}{also}", field=field, errors=found)
 
 
 def sealed_of(command: RunOperation) -> bytes | None:

@@ -38,7 +38,7 @@ from providers.provider import Provider
 from providers.sdk import Declined
 from sync_worker.connections.tokens import Tokens
 from sync_worker.effects.commands import open_arguments
-from sync_worker.effects.targets import Targets, as_personal
+from sync_worker.effects.targets import CONTENT, Targets, as_personal
 from sync_worker.outbound.path import Path, Plan, Result
 
 log = logger(__name__)
@@ -46,8 +46,6 @@ log = logger(__name__)
 _Answer = TypeVar("_Answer")
 
 CREDENTIAL_RETRY_S: Final = 30.0
-# Where an operation hands on an answer as it is (`content = true`).
-CONTENT: Final = "content"
 _CLASSES: Final[dict[Lane, CallClass]] = {
     Lane.CRITICAL: "critical",
     Lane.STANDARD: "interactive",

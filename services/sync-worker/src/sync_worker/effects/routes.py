@@ -5,10 +5,12 @@ Arguments that are personal data are sealed before they are stored, and never sh
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,11 +22,12 @@ from chassis.db.database import Database, UnitOfWork
 from chassis.effects import table
 from chassis.effects.desk import EffectDesk
 from chassis.effects.executor import EMERGENCY, OPERATOR
-from chassis.effects.states import Effect, Verdict
+from chassis.effects.states import NEEDS_SETTLEMENT, Effect, Verdict
 from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import Problem, body_of, invalid, json_response, not_found, query_of
+from chassis.sealing import SealError
 from contracts.errors import Invalid
 from contracts.events.base import Slug
 from contracts.events.orchestrator import RunOperation
@@ -36,7 +39,7 @@ from contracts.topics import Lane
 from providers import registry
 from sync_worker.audit import Audit
 from sync_worker.effects.commands import open_arguments
-from sync_worker.effects.targets import Targets, as_personal
+from sync_worker.effects.targets import CONTENT, Targets, as_personal
 
 STEP: Final = "operator"
 _LEAST_REASON: Final = 3
@@ -122,6 +125,39 @@ class EffectApi:
             raise not_found("effect")
         return json_response(_shown(found, self._clock.now()))
 
+    async def show_result(self, request: Request) -> Response:
+        """Show what the provider answered, unsealed: it may be personal data, so who read it is audited.
+
+        409 while there is none (`no_result_yet`), where there will be none (`no_result`), and where no key opens it any
+        more (`result_unreadable`).
+        """
+        key = request.path_params["key"]
+        actor = request.state.principal.subject
+        async with self._database.unit_of_work() as uow:
+            effect = await table.get(uow.connection, key)
+            if effect is None:
+                raise not_found("effect")
+            result = self._opened(effect)
+            self._audit.record(
+                *(uow, actor, "effect.result_read"),
+                tenant=effect.tenant,
+                target=f"effects/{key}",
+                operation=effect.operation,
+            )
+        about = {name: getattr(effect, name) for name in ("key", "operation", "provider", "provider_ref")}
+        return json_response(about | {"result": result})
+
+    def _opened(self, effect: Effect) -> dict[str, Any]:
+        if effect.state in ("refused", "voided"):
+            raise Problem(409, "no_result", f"the effect is {effect.state}: it has no result")
+        if effect.state != "applied":
+            raise Problem(409, "no_result_yet", f"the effect is {effect.state}: it has no result yet")
+        try:
+            result = self._targets.result(effect)
+        except (SealError, Invalid):
+            raise Problem(409, "result_unreadable", "no key of this service opens the result") from None
+        return result | ({CONTENT: _readable(result[CONTENT])} if CONTENT in result else {})
+
     async def run_operation(self, request: Request) -> Response:
         """Ask for an operation: 202 with its effect key, or 422 and 404 for what can never be carried out."""
         new = await body_of(request, NewOperation)
@@ -131,11 +167,8 @@ class EffectApi:
             raise not_found("provider")
         saga_id = uuid7()
         key = effect_key(str(saga_id), STEP, "do")
-        try:
-            personal_names = arguments_of(new.operation).personal_fields()
-            open_arguments(new.operation, key, dict(new.arguments), {})
-        except Invalid as error:
-            raise invalid(error.field or "arguments", error.detail, error.code) from None
+        personal_names = arguments_of(new.operation).personal_fields()
+        open_arguments(new.operation, key, dict(new.arguments), {})
         if new.deadline is not None and new.deadline <= self._clock.now():
             raise invalid("deadline", "it is over", "expired")
         personal = {name: value for name, value in new.arguments.items() if name in personal_names}
@@ -211,6 +244,8 @@ def effect_routes(api: EffectApi, tokens: TokenVerifier) -> list[BaseRoute]:
     return [
         Route("/v1/effects", viewer(api.list_effects)),
         Route("/v1/effects/{key}", viewer(api.show_effect)),
+        # A result may hold what a viewer must not see: balances, employees, documents.
+        Route("/v1/effects/{key}/result", operator(api.show_result)),
         Route("/v1/effects/{key}/settle", operator(api.settle), methods=["POST"]),
         Route("/v1/operations", operator(api.run_operation), methods=["POST"]),
     ]
@@ -218,14 +253,26 @@ def effect_routes(api: EffectApi, tokens: TokenVerifier) -> list[BaseRoute]:
 
 def _shown(effect: Effect, now: datetime) -> dict[str, Any]:
     hidden = {"personal", "command", "trace", "request_hash", "version"}
-    names = [name for name in Effect.__slots__ if name not in hidden]
-    return {name: getattr(effect, name) for name in names} | {"explanation": explain(effect, now)}
+    shown = {name: getattr(effect, name) for name in Effect.__slots__ if name not in hidden}
+    # What is sealed tells nobody anything; that there is something does.
+    shown["result"] = {name: value for name, value in effect.result.items() if name != CONTENT}
+    return shown | {"sealed_result": CONTENT in effect.result, "explanation": explain(effect, now)}
+
+
+def _readable(content: Any) -> Any:
+    """Return the JSON document that base64 stands for, digit for digit, or the base64 itself where it is none."""
+    try:
+        raw = base64.b64decode(content, validate=True)
+        orjson.loads(raw)
+    except (ValueError, TypeError):
+        return content
+    return orjson.Fragment(raw)
 
 
 def explain(effect: Effect, now: datetime) -> str:
     """Return in words what is known of an effect and who moves next."""
     final = {
-        "applied": f"done by {effect.provider} as {effect.provider_ref}",
+        "applied": _done(effect),
         "refused": f"refused ({effect.code}): {effect.detail}",
         "voided": "its undo came first; it will never be sent",
     }
@@ -239,7 +286,19 @@ def explain(effect: Effect, now: datetime) -> str:
         shut = effect.parked_until is not None and effect.parked_until > now
         why = f"the way to {effect.provider} is shut" if shut else "nothing was sent yet"
         return f"{why}; whoever asked for it tries again"
+    if effect.code == NEEDS_SETTLEMENT.code:
+        return (
+            f"needs you: it was sent to {effect.provider} and nobody can ask what became of it. Find out there, then "
+            f"patchbay effects settle {effect.key} --outcome applied|refused|retry --reason <how you know>"
+        )
     return (
         f"sent to {effect.provider} without a known outcome; whoever asked for it has it looked up again, or a person "
-        "finds out and settles it (POST /v1/effects/<key>/settle)"
+        f"finds out and settles it (patchbay effects settle {effect.key})"
     )
+
+
+def _done(effect: Effect) -> str:
+    told = f"done by {effect.provider} as {effect.provider_ref}"
+    if CONTENT in effect.result:
+        return f"{told}; what it answered is sealed: patchbay effects result {effect.key}"
+    return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 from typing import Any, Final
 from uuid import UUID
@@ -37,6 +38,8 @@ from sync_worker.repository import connections, payments
 # A connection that was revoked is refused by the call itself, so this only saves reading it for each command.
 HELD_S: Final = 1.0
 MAX_HELD: Final = 10_000
+# Where an operation hands on an answer as it is (`content = true`); sealed in whatever is stored or published of it.
+CONTENT: Final = "content"
 
 
 class Targets:
@@ -77,6 +80,18 @@ class Targets:
         if effect.personal is None:
             return {}
         return personal_of(self._keyring.open(effect.personal, operation_place(effect.tenant, effect.key)))
+
+    def result(self, effect: Effect) -> dict[str, Any]:
+        """Return what an effect's answer said, its content opened and in base64; raises `SealError` and `Invalid`."""
+        sealed = effect.result.get(CONTENT)
+        if not isinstance(sealed, str):
+            return dict(effect.result)
+        try:
+            raw = base64.b64decode(sealed, validate=True)
+        except binascii.Error:
+            raise SealError("the sealed content is no base64") from None
+        opened = personal_of(self._keyring.open(raw, operation_place(effect.tenant, effect.key)))
+        return {**effect.result, **opened}
 
     def seal(self, tenant: str, effect_key: str, personal: dict[str, Any]) -> bytes | None:
         """Return personal arguments sealed for one effect, None when there are none."""

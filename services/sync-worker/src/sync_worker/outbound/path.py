@@ -20,8 +20,7 @@ from chassis.telemetry.metrics import bound_counter, bound_histogram
 from contracts.errors import Invalid, PatchbayError, Terminal, Transient
 from contracts.events.health import CallClass
 from contracts.events.sync import ApiVersionSeen, Outcome
-from contracts.modes import Mode
-from contracts.modes import keyed
+from contracts.modes import Mode, keyed
 from providers.classify import Meaning, classify
 from providers.provider import Provider
 from providers.sdk import Account, HttpRequest, HttpResponse

@@ -27,10 +27,11 @@ _SHOWN: Final = """stream, window_from, window_until, calls_day, calls, found, m
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to read a feed on, until it ends or another one is given."""
+    """The right to read a feed of a provider on, until it ends or another one is given."""
 
     cursor: Cursor
     owner: str
+    provider: str
 
     @property
     def key(self) -> tuple[UUID, str, int, str]:
@@ -79,10 +80,14 @@ async def claim(
                lease_until = clock_timestamp() + $5 * interval '1 second'
            WHERE connection = $1 AND stream = $2 AND due_at <= $4
                AND (lease_until IS NULL OR lease_until < clock_timestamp())
-           RETURNING *""",
+           RETURNING *, (SELECT provider FROM connections WHERE id = cursors.connection) AS provider""",
         *(connection_id, stream, owner, now, lease_s),
     )
-    return Lease(Cursor(**dict(row)), owner) if row else None
+    if row is None:
+        return None
+    known = dict(row)
+    provider = known.pop("provider")
+    return Lease(Cursor(**known), owner, provider)
 
 
 async def gap(connection: db.Connection, lease: Lease, horizon: Window) -> Window | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,23 @@ async def test_a_refusal_is_an_error_and_never_no_data(world: Any, meaning: str,
     await world.due()
     await world.engine().step()
     assert len(await world.delivered()) == 5
+
+
+async def test_a_run_without_anybody_to_ask_is_logged_with_its_provider(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[dict[str, Any]] = []
+    await world.connect(world.by_id)
+    world.clock.advance(600)
+    await world.engine().step()
+    async with world.database.connection() as connection:
+        await connection.execute("UPDATE endpoints SET state = 'paused'")
+    await world.due()
+    noted = SimpleNamespace(warning=lambda event, **facts: logged.append({"event": event} | facts))
+    monkeypatch.setattr("sync_worker.catchup.engine.log", noted)
+    await world.engine().step()
+    [told] = logged
+    assert (told["event"], told["provider"], told["why"]) == ("catch_up_stopped", world.by_id, "no_endpoint")
 
 
 async def test_an_answer_without_its_list_is_an_error(world: Any) -> None:

@@ -19,7 +19,7 @@ from contracts.errors import Invalid
 from webhook_gateway import audit, privacy
 from webhook_gateway.hidden import Hidden
 from webhook_gateway.ledger.api import LedgerApi, wants_raw
-from webhook_gateway.repository import deliveries, effects, replays, search
+from webhook_gateway.repository import deadletters, deliveries, effects, replays, search
 from webhook_gateway.selection import DeliveryFilter
 
 # More attempts or effects than this are no story; the search has them all.
@@ -91,7 +91,7 @@ async def _lines(api: LedgerApi, wanted: DeliveryFilter) -> AsyncIterator[bytes]
 
 
 async def _story(api: LedgerApi, delivery: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what else is known: attempts of the same events, replays, and effects downstream."""
+    """Return what else is known: attempts of the same events, replays, effects downstream, and who gave them up."""
     events = sorted({(item["endpoint"], item["event_id"]) for item in items if item["event_id"]})
     async with api.database.connection() as connection:
         attempts = await deliveries.attempts_of(connection, events, MAX_STORY_ROWS) if events else []
@@ -104,7 +104,8 @@ async def _story(api: LedgerApi, delivery: UUID, items: Sequence[dict[str, Any]]
         causes |= {f"{cause}+{job['id']}" for cause in causes for job in written}
         traces = {item["trace_id"] for item in items if item["trace_id"]}
         caused = await effects.effects_of(connection, sorted(traces), sorted(causes), MAX_STORY_ROWS)
-    return {"attempts": attempts, "replays": written, "effects": caused}
+        given_up = await deadletters.of_messages(connection, sorted(causes), MAX_STORY_ROWS)
+    return {"attempts": attempts, "replays": written, "effects": caused, "dead_letters": given_up}
 
 
 def _may_search(query: DeliveryQuery, caller: Principal) -> None:

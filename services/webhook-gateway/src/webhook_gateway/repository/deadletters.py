@@ -121,6 +121,17 @@ async def oldest_open(connection: Connection) -> datetime | None:
     return found
 
 
+async def of_messages(connection: Connection, messages: Sequence[str], limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` dead letters of these messages, whatever became of them, oldest first."""
+    rows = await connection.fetch(
+        f"""SELECT {SUMMARY} FROM dead_letters WHERE message_id <> '' AND message_id = ANY($1::text[])
+            ORDER BY first_seen, id LIMIT $2""",  # noqa: S608 (names of ours)
+        list(messages),
+        limit,
+    )
+    return [dict(row) for row in rows]
+
+
 async def listed(
     connection: Connection, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[dict[str, Any]]:

@@ -70,6 +70,21 @@ async def test_a_dead_letter_is_listed_shown_and_an_issue(ledger: Any) -> None:
     assert (await ledger.get("/v1/dead-letters", service="sync-worker"))["items"] == []
 
 
+async def test_a_deliverys_story_has_the_dead_letters_of_its_event_and_no_others(ledger: Any, make: Any) -> None:
+    delivery = uuid7()
+    await ledger.store(make.accepted("m1", delivery=delivery), make.accepted("m2"))
+    await keep(ledger, dead("m1", consumer="sync-worker-deliveries"), 0)
+    await keep(ledger, dead("m2", offset=6), 1)
+    story = await ledger.get(f"/v1/deliveries/{delivery}")
+    [letter] = story["dead_letters"]
+    assert (letter["consumer"], letter["error_code"], letter["state"]) == (
+        "sync-worker-deliveries",
+        "undecodable",
+        "open",
+    )
+    assert "value" not in letter
+
+
 async def test_it_goes_back_as_it_was_once(ledger: Any) -> None:
     await keep(ledger, dead(), 0)
     path = f"/v1/dead-letters/{(await only(ledger))['id']}"
