@@ -101,7 +101,8 @@ class Rhythm:
 # "worker" is the first two in turn, "skewed worker" the one with the wrong clock.
 RHYTHMS: Mapping[str, Rhythm] = {
     "worker": Rhythm(5, 10),
-    "outage": Rhythm(8, 75),
+    # A provider that goes away again and again is let back more and more slowly, so each has its turn every 20 min.
+    "outage": Rhythm(8, 300),
     "postgres": Rhythm(14, 20),
     "clock": Rhythm(18, 15),
     "redis": Rhythm(22, 40),
@@ -165,7 +166,8 @@ class Strikes:
             self.done[what] += 1
             if set(self.done) == set(RHYTHMS):
                 self._all_once.set()
-            due = max(due + rhythm.every_s, time.monotonic())
+            # What takes longer than its rhythm to come back still has time to work.
+            due = max(due + rhythm.every_s, time.monotonic() + rhythm.every_s / 2)
 
     def _strike(self, what: str) -> Callable[[], Awaitable[object]]:
         stack = self._platform.stack

@@ -49,7 +49,8 @@ OUTAGE_S = 30.0 if COMMANDS >= 10_000 else 8.0
 # Enough for the lowest published limit: 120 a minute and account.
 ACCOUNTS = 12 if COMMANDS < 10_000 else 60
 PATIENCE_S = 180 + COMMANDS / 20
-MOST_AT_ONCE = 2000
+# An orchestrator holds back what waits for one provider; to ask for all of it each second would be all there is to do.
+MOST_AT_ONCE = 300
 OPEN_RETRY_S = 1.0
 _STATES = "SELECT key, state FROM effects WHERE tenant = $1"
 
