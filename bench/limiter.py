@@ -83,7 +83,7 @@ async def cost_of_leases(url: str, per_s: int, seconds: float) -> Cost:
     redis, clock = connect(url), SystemClock()
     book = PolicyBook()
     book.put(policy("cost", QuotaWindow(limit=1_000_000, seconds=1, burst=100_000)))
-    limiter = Limiter(QuotaStore(redis, "w1"), clock, UsageBook(clock, "w1"), RetryBudgets(), workers=1)
+    limiter = Limiter(QuotaStore(redis, "w1"), clock, UsageBook(clock, "w1"), RetryBudgets(clock.monotonic), workers=1)
     running = asyncio.create_task(limiter.run())
     path = book.path("cost", "c")
     waits: set[asyncio.Task[object]] = set()
@@ -302,7 +302,7 @@ def _worker(redis: Redis, clock: ManualClock, name: str) -> tuple[Limiter, CallP
     book = PolicyBook()
     book.put(policy("s1", QuotaWindow(limit=LIMIT, seconds=WINDOW_S, shape="fixed")))
     store = WatchedStore(redis, name, timeout_s=10, time_us=lambda: BASE_US + round(clock.monotonic() * 1e6))
-    usage, retries = UsageBook(clock, name), RetryBudgets()
+    usage, retries = UsageBook(clock, name), RetryBudgets(clock.monotonic)
     limiter = Limiter(store, clock, usage, retries, workers=len(SKEW))
     return limiter, book.path("s1", "c"), Feedback(limiter, book, usage, retries, clock)
 

@@ -73,7 +73,9 @@ async def test_neither_viewers_nor_services_may_ask(platform: Any, issuer: Any) 
 async def limited(desk: Any, kit: Any, redis_url: str) -> AsyncIterator[Any]:
     """Give a desk in real time whose calls to the payer are counted by the real limiter: 100 in a long window."""
     redis, clock = connect(redis_url), SystemClock()
-    limiter = Limiter(QuotaStore(redis, "w", timeout_s=5), clock, UsageBook(clock, "w"), RetryBudgets(), workers=1)
+    limiter = Limiter(
+        QuotaStore(redis, "w", timeout_s=5), clock, UsageBook(clock, "w"), RetryBudgets(clock.monotonic), workers=1
+    )
     running = asyncio.create_task(limiter.run())
     made = type(desk)(desk.database, desk.keyring, clock=clock)
     made.path = kit.path_of(made.tokens, made.client, made.routes, clock, limiter)

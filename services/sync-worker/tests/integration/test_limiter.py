@@ -41,7 +41,7 @@ class Process:
         self.clock = SystemClock()
         self.book = PolicyBook()
         self.usage = UsageBook(self.clock, name)
-        self.retries = RetryBudgets()
+        self.retries = RetryBudgets(self.clock.monotonic)
         self.versions: list[int] = []
         self.limiter = Limiter(
             QuotaStore(redis, name, timeout_s=5),

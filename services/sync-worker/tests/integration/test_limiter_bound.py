@@ -106,7 +106,7 @@ class Fleet:
         store = WatchedStore(self.redis, f"w{next(self.names)}", lambda: BASE_US + round(self.clock.monotonic() * 1e6))
         book = PolicyBook()
         book.put(self.policy)
-        limiter = Limiter(store, clock, UsageBook(clock, "w"), RetryBudgets(), workers=self.size)
+        limiter = Limiter(store, clock, UsageBook(clock, "w"), RetryBudgets(clock.monotonic), workers=self.size)
         worker = Worker(limiter, store, book, clock)
         worker.tasks.add(asyncio.create_task(limiter.run()))
         return worker

@@ -81,7 +81,7 @@ async def play(url: str, provider: Provider, way_s: float) -> None:
     tasks: set[asyncio.Task[None]] = set()
 
     def worker(number: int) -> asyncio.Task[None]:
-        book, usage, retries = PolicyBook(), UsageBook(clock, f"w{number}"), RetryBudgets()
+        book, usage, retries = PolicyBook(), UsageBook(clock, f"w{number}"), RetryBudgets(clock.monotonic)
         book.put(policy)
         store = WatchedStore(
             redis, f"w{number}", timeout_s=10, time_us=lambda: BASE_US + round(clock.monotonic() * 1e6)

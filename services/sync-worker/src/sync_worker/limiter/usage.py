@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,6 +20,9 @@ RETRY_TOKENS: Final = 500
 RETRY_COST: Final = 5
 RETRY_COST_AFTER_TIMEOUT: Final = 10
 _CLEAN: Final = 1
+# A worker may always make one retry in this time: the last retries of a provider that nobody calls any more would wait
+# for clean calls that never come. Finagle's budgets have the same floor (its `minRetriesPerSec`).
+FREE_RETRY_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -95,18 +99,24 @@ class UsageBook:
 class RetryBudgets:
     """Retry tokens by provider and mode (`CallPath.scope`), shared by all workers.
 
-    What each earns and spends rides on its leases.
+    What each earns and spends rides on its leases. `monotonic` gives seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._seen: dict[str, int] = {}
         self._delta: dict[str, int] = {}
+        self._free_at: dict[str, float] = {}
 
     def may_retry(self, scope: str, *, after_timeout: bool = False) -> bool:
-        """Take the tokens of one retry; False when there are too few, and the call must then fail."""
+        """Take the tokens of one retry; False when there are too few and this second's free one was made."""
         cost = RETRY_COST_AFTER_TIMEOUT if after_timeout else RETRY_COST
         if self._tokens(scope) < cost:
-            return False
+            now = self._monotonic()
+            if now < self._free_at.get(scope, 0.0):
+                return False
+            self._free_at[scope] = now + FREE_RETRY_S
+            return True
         self._delta[scope] = self._delta.get(scope, 0) - cost
         return True
 

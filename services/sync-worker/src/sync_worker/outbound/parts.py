@@ -71,7 +71,7 @@ class OutboundParts:
             if provider.manifest.api is not None:
                 policies.declare(provider.slug, provider.api.rate, provider.api.windows)
         subscriber = MirrorSubscriber(redis, clock, lambda record: _follow(routes, record))
-        retries = RetryBudgets()
+        retries = RetryBudgets(clock.monotonic)
         limiter = Limiter(QuotaStore(redis, worker), clock, book, retries, on_version=subscriber.noticed)
         feedback = Feedback(limiter, policies, book, retries, clock)
         reporter = CallReporter(publisher, routes, clock, worker=worker)

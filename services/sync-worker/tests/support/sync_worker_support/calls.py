@@ -77,7 +77,7 @@ def path_of(
     if not doubts:
         never: Breakers[Place] = Breakers(clock.monotonic, random.uniform, replace(ROUTE, failures=1 << 30))
         breakers = replace(breakers, route=never)
-    policies, retries = PolicyBook(), RetryBudgets()
+    policies, retries = PolicyBook(), RetryBudgets(clock.monotonic)
     free: Any = limiter or FreeLimiter()
     feedback = Feedback(free, policies, UsageBook(clock, "w"), retries, clock)
     publisher: Any = SilentPublisher()

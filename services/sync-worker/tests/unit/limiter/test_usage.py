@@ -46,8 +46,8 @@ def test_what_the_sandbox_spends_is_reported_as_such() -> None:
 
 
 def test_retries_must_be_earned_by_clean_calls() -> None:
-    budgets = RetryBudgets()
-    assert [budgets.may_retry("acme") for _ in range(101)].count(True) == 100
+    budgets = RetryBudgets(ManualClock().monotonic)
+    assert [budgets.may_retry("acme") for _ in range(150)].count(True) == 101, "a hundred, and this second's free one"
     for _ in range(4):
         budgets.clean("acme")
     assert not budgets.may_retry("acme")
@@ -57,13 +57,25 @@ def test_retries_must_be_earned_by_clean_calls() -> None:
 
 
 def test_a_retry_after_a_timeout_costs_twice() -> None:
-    budgets = RetryBudgets()
-    assert [budgets.may_retry("acme", after_timeout=True) for _ in range(60)].count(True) == 50
+    budgets = RetryBudgets(ManualClock().monotonic)
+    assert [budgets.may_retry("acme", after_timeout=True) for _ in range(80)].count(True) == 51
+
+
+def test_the_last_retries_of_a_quiet_provider_do_not_wait_for_calls_that_never_come() -> None:
+    clock = ManualClock()
+    budgets = RetryBudgets(clock.monotonic)
+    budgets.saw("acme", 0)
+    made = 0
+    for _ in range(100):
+        clock.advance(0.1)
+        made += budgets.may_retry("acme")
+    assert made == 10, "one a second"
+    assert budgets.take_delta("acme") == 0, "and it costs the others nothing"
 
 
 def test_what_other_workers_spent_counts_too_and_own_spending_is_told_once() -> None:
-    budgets = RetryBudgets()
+    budgets = RetryBudgets(ManualClock().monotonic)
     budgets.may_retry("acme")
     assert (budgets.take_delta("acme"), budgets.take_delta("acme")) == (-5, 0)
     budgets.saw("acme", 4)
-    assert not budgets.may_retry("acme")
+    assert [budgets.may_retry("acme") for _ in range(2)] == [True, False], "the free one"
