@@ -14,40 +14,43 @@ from contracts.events.health import CallClass
 ALERT_FROM: Final = 0.80
 TRIM_INTERACTIVE_FROM: Final = 0.95
 CRITICAL_ONLY_FROM: Final = 0.98
-# Weights of the newest second in the level and of the newest change in the trend: steady after about ten seconds.
+# Weights in the level and the trend of the newest eighth of a window: use is averaged over about a third of one. A busy
+# second is a busy second and no busy minute, and a night's import is not what the whole day will be like.
 LEVEL_WEIGHT: Final = 0.3
 TREND_WEIGHT: Final = 0.1
+PACES: Final = 8
 # A trend is believed this far; a straight line from one busy minute says nothing about the rest of a day.
 TREND_S: Final = 60.0
 
 
 @dataclass(slots=True)
 class Holt:
-    """Level and trend of a rate in units a second."""
+    """Level and trend of a rate in units a second; the weights are those of the newest `pace` seconds.
 
-    level: float | None = None
+    It begins with no use: what is not known yet is not expected to go on.
+    """
+
+    pace: float = 1.0
+    level: float = 0.0
     trend: float = 0.0
 
     def observe(self, rate: float, seconds: float) -> None:
         """Take the mean rate of the last `seconds`."""
         if seconds <= 0:
             return
-        if self.level is None:
-            self.level = rate
-            return
         before = self.level
-        keep = (1 - LEVEL_WEIGHT) ** seconds
+        keep = (1 - LEVEL_WEIGHT) ** (seconds / self.pace)
         self.level = (1 - keep) * rate + keep * (before + self.trend * seconds)
-        keep = (1 - TREND_WEIGHT) ** seconds
+        keep = (1 - TREND_WEIGHT) ** (seconds / self.pace)
         self.trend = (1 - keep) * (self.level - before) / seconds + keep * self.trend
 
     def ahead(self, seconds: float) -> float:
         """Return the units expected in the next `seconds`; never less than none."""
-        if self.level is None or seconds <= 0:
+        if seconds <= 0:
             return 0.0
-        rising_s = min(seconds, TREND_S)
-        level_then = max(0.0, self.level + self.trend * rising_s)
-        return (self.level + level_then) / 2 * rising_s + level_then * (seconds - rising_s)
+        rising_s, level = min(seconds, TREND_S), max(0.0, self.level)
+        level_then = max(0.0, level + self.trend * rising_s)
+        return (level + level_then) / 2 * rising_s + level_then * (seconds - rising_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class WindowForecast:
             units = used.get(call_class, 0.0)
             self.used[call_class] = self.used.get(call_class, 0.0) + units
             if elapsed > 0:
-                self._rates.setdefault(call_class, Holt()).observe(units / elapsed, elapsed)
+                self._rates.setdefault(call_class, Holt(self.seconds / PACES)).observe(units / elapsed, elapsed)
 
     def forecast(self, now: float) -> Forecast:
         """Say how the window will end if nobody slows down, and what must be taken from whom so that it lasts."""

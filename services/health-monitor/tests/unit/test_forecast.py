@@ -17,23 +17,23 @@ def after(limit: float, rates: dict[CallClass, float], seconds: int) -> WindowFo
 
 
 def test_a_quota_that_will_last_trims_nobody_and_alerts_nobody() -> None:
-    said = after(1000, {"interactive": 5, "bulk": 2.9}, 50).forecast(50.0)
+    said = after(1000, {"interactive": 5, "bulk": 2.9}, 849).forecast(850.0)
     assert said.at_end == pytest.approx(0.79, abs=0.01)
     assert (said.trim, said.alert) == ({}, False)
 
 
 def test_over_eighty_percent_bulk_is_trimmed_in_proportion_and_somebody_is_told() -> None:
-    said = after(1000, {"interactive": 5, "bulk": 3.5}, 50).forecast(50.0)
+    said = after(1000, {"interactive": 5, "bulk": 3.5}, 849).forecast(850.0)
     assert said.alert
     assert set(said.trim) == {"bulk"}
     assert said.trim["bulk"] == pytest.approx(0.25, abs=0.05)
-    more = after(1000, {"interactive": 5, "bulk": 4.4}, 50).forecast(50.0)
+    more = after(1000, {"interactive": 5, "bulk": 4.4}, 849).forecast(850.0)
     assert more.trim["bulk"] > said.trim["bulk"]
     assert "bulk calls lose 25% of their rate" in said.reason
 
 
 def test_over_ninety_five_percent_interactive_calls_lose_too_but_less_than_bulk() -> None:
-    said = after(1000, {"interactive": 8, "bulk": 2}, 50).forecast(50.0)
+    said = after(1000, {"interactive": 8, "bulk": 2}, 849).forecast(850.0)
     assert 0 < said.trim["interactive"] < said.trim["bulk"]
     assert "critical" not in said.trim
 
@@ -70,6 +70,25 @@ def test_a_falling_rate_never_forecasts_less_than_no_use() -> None:
     for rate in (100.0, 50.0, 10.0, 0.0, 0.0):
         falling.observe(rate, 1.0)
     assert falling.ahead(3600) >= 0
+
+
+def test_a_burst_is_not_taken_for_the_rest_of_a_long_window() -> None:
+    day = WindowForecast(5000, 86_400)
+    for second in range(250):
+        day.observe({"bulk": 2}, float(second))
+    said = day.forecast(250.0)
+    assert said.used == pytest.approx(0.1)
+    assert said.at_end < 0.5
+    assert said.trim == {}
+
+
+def test_use_that_goes_on_is_seen_long_before_the_day_is_spent() -> None:
+    day, now = WindowForecast(5000, 86_400), 0
+    while not day.forecast(float(now)).alert:
+        now += 1
+        day.observe({"bulk": 0.1}, float(now))
+    assert 3600 < now < 5 * 3600, "it would be spent after 14 hours"
+    assert day.forecast(float(now)).used < 0.4
 
 
 def test_reports_of_the_same_instant_do_not_divide_by_zero() -> None:
