@@ -1,4 +1,4 @@
-"""Will a quota last until its window ends? Holt's forecast of use per class, and which classes must slow down for it.
+"""Will a quota last until its window ends? A forecast of use per class, and which classes must slow down for it.
 
 Pure: must never read a clock or a store; whoever calls it names the instants.
 """
@@ -14,20 +14,18 @@ from contracts.events.health import CallClass
 ALERT_FROM: Final = 0.80
 TRIM_INTERACTIVE_FROM: Final = 0.95
 CRITICAL_ONLY_FROM: Final = 0.98
-# Weights in the level and the trend of the newest eighth of a window: use is averaged over about a third of one. A busy
-# second is a busy second and no busy minute, and a night's import is not what the whole day will be like.
-LEVEL_WEIGHT: Final = 0.3
-TREND_WEIGHT: Final = 0.1
+# Level and trend of use are exponential averages in which the newest eighth of a window (`pace`) has this weight: they
+# are over about a third of one. A busy second is no busy minute, a night's import not what the whole day will be.
+WEIGHT: Final = 0.3
 PACES: Final = 8
-# A trend is believed this far; a straight line from one busy minute says nothing about the rest of a day.
-TREND_S: Final = 60.0
 
 
 @dataclass(slots=True)
-class Holt:
-    """Level and trend of a rate in units a second; the weights are those of the newest `pace` seconds.
+class Use:
+    """Level and trend of a rate in units a second. It begins with none: what just began is not yet what goes on.
 
-    It begins with no use: what is not known yet is not expected to go on.
+    Unlike in Holt's method the trend is not part of the level, and is believed for one pace: steady use of 75 % that
+    begins now would be forecast as 106 %.
     """
 
     pace: float = 1.0
@@ -38,19 +36,17 @@ class Holt:
         """Take the mean rate of the last `seconds`."""
         if seconds <= 0:
             return
-        before = self.level
-        keep = (1 - LEVEL_WEIGHT) ** (seconds / self.pace)
-        self.level = (1 - keep) * rate + keep * (before + self.trend * seconds)
-        keep = (1 - TREND_WEIGHT) ** (seconds / self.pace)
+        before, keep = self.level, (1 - WEIGHT) ** (seconds / self.pace)
+        self.level = (1 - keep) * rate + keep * before
         self.trend = (1 - keep) * (self.level - before) / seconds + keep * self.trend
 
     def ahead(self, seconds: float) -> float:
         """Return the units expected in the next `seconds`; never less than none."""
         if seconds <= 0:
             return 0.0
-        rising_s, level = min(seconds, TREND_S), max(0.0, self.level)
-        level_then = max(0.0, level + self.trend * rising_s)
-        return (level + level_then) / 2 * rising_s + level_then * (seconds - rising_s)
+        rising_s = min(seconds, self.pace)
+        level_then = max(0.0, self.level + self.trend * rising_s)
+        return (self.level + level_then) / 2 * rising_s + level_then * (seconds - rising_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ class WindowForecast:
     limit: float
     seconds: float
     used: dict[CallClass, float] = field(default_factory=dict)
-    _rates: dict[CallClass, Holt] = field(default_factory=dict)
+    _rates: dict[CallClass, Use] = field(default_factory=dict)
     _index: int = -1
     _seen_at: float | None = None
 
@@ -86,7 +82,7 @@ class WindowForecast:
             units = used.get(call_class, 0.0)
             self.used[call_class] = self.used.get(call_class, 0.0) + units
             if elapsed > 0:
-                self._rates.setdefault(call_class, Holt(self.seconds / PACES)).observe(units / elapsed, elapsed)
+                self._rates.setdefault(call_class, Use(self.seconds / PACES)).observe(units / elapsed, elapsed)
 
     def forecast(self, now: float) -> Forecast:
         """Say how the window will end if nobody slows down, and what must be taken from whom so that it lasts."""

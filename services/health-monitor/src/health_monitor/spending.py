@@ -63,7 +63,8 @@ class _Owner:
         told: list[_Said] = []
         for window in lowered(windows, self.learned.window):
             seconds = max(window.seconds, SHORTEST_FORECAST_S)
-            limit = window.limit * seconds / window.seconds
+            # From a full bucket a burst more than its rate may be used.
+            limit = window.limit * seconds / window.seconds + (window.burst if window.shape == "gcra" else 0)
             place = (window.shape, window.seconds)
             forecast = self.forecasts.get(place) or WindowForecast(limit, seconds)
             # Another limit of the same window: what was used of it stays used.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contracts.events.health import CallClass
-from health_monitor.forecast import Holt, WindowForecast
+from health_monitor.forecast import Use, WindowForecast
 
 
 def after(limit: float, rates: dict[CallClass, float], seconds: int) -> WindowForecast:
@@ -57,19 +57,31 @@ def test_a_new_window_starts_with_nothing_used() -> None:
 
 
 def test_growth_is_seen_before_the_level_says_so() -> None:
-    steady, growing = Holt(), Holt()
+    steady, growing = Use(), Use()
     for second in range(30):
         steady.observe(29.0, 1.0)
         growing.observe(float(second), 1.0)
     assert growing.trend == pytest.approx(1.0, abs=0.1)
-    assert growing.ahead(30) > steady.ahead(30)
+    assert growing.ahead(30) > 30 * growing.level
+    assert steady.ahead(30) == pytest.approx(30 * 29, rel=0.01)
 
 
 def test_a_falling_rate_never_forecasts_less_than_no_use() -> None:
-    falling = Holt()
+    falling = Use()
     for rate in (100.0, 50.0, 10.0, 0.0, 0.0):
         falling.observe(rate, 1.0)
     assert falling.ahead(3600) >= 0
+
+
+@pytest.mark.parametrize("seconds", [60, 3600, 86_400])
+def test_use_that_has_just_begun_is_not_taken_for_growth(seconds: int) -> None:
+    window, step = WindowForecast(seconds, seconds), max(1, seconds // 600)
+    said = []
+    for now in range(0, 6 * seconds, step):
+        window.observe({"bulk": 0.75 * step if now < 3 * seconds else 0.0}, float(now))
+        said.append(window.forecast(float(now)).at_end)
+    assert 0.7 < max(said) < 0.8
+    assert max(said[-len(said) // 3 :]) < 0.05, "and its end is an end"
 
 
 def test_a_burst_is_not_taken_for_the_rest_of_a_long_window() -> None:

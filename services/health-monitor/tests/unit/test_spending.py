@@ -77,6 +77,15 @@ def test_every_counted_window_is_forecast_and_calls_in_flight_are_not() -> None:
     assert Account(slots).uses(5, busy=100) == Judgement(worst="busy"), "slots are given back"
 
 
+def test_a_burst_that_a_bucket_has_room_for_is_no_quota_that_ends() -> None:
+    account = Account(QuotaWindow(limit=1, seconds=1, burst=90))
+    account.take("busy", {"bulk": 90})
+    for _ in range(10):
+        judged = account.judge()
+        account.now += 5
+    assert (judged.trims, judged.at_end < 0.8) == ({}, True)
+
+
 def test_reports_of_several_workers_add_up() -> None:
     account = Account(MINUTE)
     for _ in range(450):
