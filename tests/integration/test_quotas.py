@@ -282,7 +282,7 @@ async def test_what_one_accounts_answers_say_is_that_accounts(fleet: Fleet) -> N
 
 async def test_a_sandbox_takes_nothing_from_the_live_account_of_the_same_connection(fleet: Fleet) -> None:
     rate = MINUTE.limit / 60
-    for _ in range(90):
+    for _ in range(80):
         for worker in fleet.workers:
             worker.spends(MINUTELY, "sandbox", busy=rate)
             worker.spends(MINUTELY, busy=rate * 0.1)

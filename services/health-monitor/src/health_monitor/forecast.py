@@ -103,7 +103,9 @@ class WindowForecast:
         bulk = _ramp(at_end, ALERT_FROM, 1.0)
         if bulk > 0:
             trim["bulk"] = bulk
-        interactive = _ramp(at_end, TRIM_INTERACTIVE_FROM, 1.0 + TRIM_INTERACTIVE_FROM - ALERT_FROM)
+        # What bulk loses need not be taken from anybody else: a morning's bulk would stop people until night.
+        rest = at_end - bulk * expected.get("bulk", 0.0)
+        interactive = _ramp(rest, TRIM_INTERACTIVE_FROM, 1.0 + TRIM_INTERACTIVE_FROM - ALERT_FROM)
         if interactive > 0:
             trim["interactive"] = interactive
         return Forecast(used, at_end, trim, alert=at_end > ALERT_FROM, reason=_words(used, at_end, left_s, trim))

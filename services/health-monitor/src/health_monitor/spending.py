@@ -19,8 +19,10 @@ Trim = dict[CallClass, float]
 
 # Forecasting the end of a window of seconds says nothing: shorter ones are looked at over this long.
 SHORTEST_FORECAST_S: Final = 60.0
-# Trims are told in steps, or each report would change them a little.
+# Trims are told in steps, or each report would change them a little; and a step is kept until the next one is clearly
+# nearer, or a trim that lies between two would be told as both in turn.
 _TRIM_STEPS: Final = 10
+_KEPT_WITHIN: Final = 0.75 / _TRIM_STEPS
 # An owner that reports nothing is looked at this often. Workers report each second, so silence is no use at all.
 _LOOK_S: Final = 5.0
 # Who takes over keeps the trims of owners that it has not heard of yet for this long.
@@ -77,7 +79,7 @@ class _Owner:
             self.unread, self.looked_at = {}, now
         self.forecasts = forecasts
         self.worst = max(told, key=lambda one: one.forecast.at_end, default=None)
-        self.trim = _stepped([one.forecast.trim for one in told])
+        self.trim = _stepped([one.forecast.trim for one in told], self.trim)
 
     @property
     def at_end(self) -> float:
@@ -135,13 +137,14 @@ class Spending:
         return Judgement(worst.at_end, name, _least([owner.trim for _, owner in ranked]), trims, _words(name, worst))
 
 
-def _stepped(trims: Sequence[Trim]) -> Trim:
+def _stepped(trims: Sequence[Trim], before: Trim) -> Trim:
     """Return the most that any window takes of each class, in steps."""
-    most: Trim = {}
-    for trim in trims:
-        for call_class, part in trim.items():
-            most[call_class] = max(most.get(call_class, 0.0), round(part * _TRIM_STEPS) / _TRIM_STEPS)
-    return {call_class: part for call_class, part in most.items() if part > 0}
+    found: Trim = {}
+    for call_class in dict.fromkeys(call_class for trim in trims for call_class in trim):
+        most, kept = max(trim.get(call_class, 0.0) for trim in trims), before.get(call_class, 0.0)
+        steady = most < 1 and abs(most - kept) < _KEPT_WITHIN
+        found[call_class] = kept if steady else round(most * _TRIM_STEPS) / _TRIM_STEPS
+    return {call_class: part for call_class, part in found.items() if part > 0}
 
 
 def _least(trims: Sequence[Trim]) -> Trim:

@@ -32,10 +32,16 @@ def test_over_eighty_percent_bulk_is_trimmed_in_proportion_and_somebody_is_told(
     assert "bulk calls lose 25% of their rate" in said.reason
 
 
-def test_over_ninety_five_percent_interactive_calls_lose_too_but_less_than_bulk() -> None:
-    said = after(1000, {"interactive": 8, "bulk": 2}, 849).forecast(850.0)
+def test_over_ninety_five_percent_without_what_bulk_loses_interactive_calls_lose_too_but_less() -> None:
+    said = after(1000, {"interactive": 9.8, "bulk": 0.2}, 849).forecast(850.0)
     assert 0 < said.trim["interactive"] < said.trim["bulk"]
     assert "critical" not in said.trim
+
+
+def test_what_is_taken_from_bulk_is_not_taken_from_people() -> None:
+    said = after(1000, {"interactive": 4, "bulk": 8}, 849).forecast(850.0)
+    assert said.at_end == pytest.approx(1.2, abs=0.01)
+    assert said.trim == {"bulk": 1.0}
 
 
 def test_at_ninety_eight_percent_of_actual_use_only_critical_calls_pass() -> None:
