@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from contracts.events.health import QuotaWindow, is_kind
-from providers import registry
 from providers.manifest.api import Rate, Window
 from providers.quotas import published_windows
 
@@ -35,12 +36,10 @@ def test_a_rate_without_a_burst_keeps_every_second_below_itself(per_s: float, li
     assert (window.limit, window.burst, window.shape) == (limit, burst, "gcra")
 
 
-def test_every_manifests_quotas_have_kinds_that_policies_can_be_about() -> None:
-    found = [
-        kind
-        for provider in registry.all_providers()
-        if (api := provider.manifest.api) is not None
-        for kind in published_windows(api.rate, api.windows)
-    ]
-    assert {"app", "account"} <= set(found)
+@pytest.mark.parametrize("scope", ["account", "app", "ip"])
+def test_whatever_a_manifest_can_say_is_about_a_kind_that_policies_can_be_about(scope: Any) -> None:
+    found = published_windows(
+        Rate(per_s=2, scope=scope), [Window(limit=1, scope=scope), Window(limit=1, scope=scope, quota="a-b.c_1")]
+    )
+    assert len(found) == 2
     assert all(map(is_kind, found))
