@@ -51,13 +51,33 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Use now and at the end of the window as parts of the limit, what each class loses of its rate, and why."""
+    """Use now and at the end of the window, `left_s` seconds from now, as parts of the limit; what each class loses."""
 
     used: float
     at_end: float
+    left_s: float
     trim: dict[CallClass, float]
-    alert: bool
-    reason: str
+
+    @property
+    def alert(self) -> bool:
+        """Whether somebody should know."""
+        return self.at_end > ALERT_FROM
+
+    @property
+    def reason(self) -> str:
+        """Why, in words; made when it is asked for, because most forecasts are never read."""
+        if self.used >= CRITICAL_ONLY_FROM:
+            return f"{self.used:.0%} of the quota is used: only critical calls pass for {self.left_s:.0f} s"
+        said = (
+            f"{self.used:.0%} of the quota is used and {self.at_end:.0%} expected at the end of the window in "
+            f"{self.left_s:.0f} s"
+        )
+        if not self.trim:
+            return said
+        cuts = " and ".join(
+            f"{call_class} calls lose {part:.0%} of their rate" for call_class, part in self.trim.items()
+        )
+        return f"{said}: {cuts}"
 
 
 @dataclass(slots=True)
@@ -92,13 +112,7 @@ class WindowForecast:
         expected = {call_class: rate.ahead(left_s) / self.limit for call_class, rate in self._rates.items()}
         at_end = used + sum(expected.values())
         if used >= CRITICAL_ONLY_FROM:
-            return Forecast(
-                used,
-                at_end,
-                {"interactive": 1.0, "probe": 1.0, "bulk": 1.0},
-                alert=True,
-                reason=f"{used:.0%} of the quota is used: only critical calls pass for {left_s:.0f} s",
-            )
+            return Forecast(used, at_end, left_s, {"interactive": 1.0, "probe": 1.0, "bulk": 1.0})
         trim: dict[CallClass, float] = {}
         bulk = _ramp(at_end, ALERT_FROM, 1.0)
         if bulk > 0:
@@ -108,17 +122,9 @@ class WindowForecast:
         interactive = _ramp(rest, TRIM_INTERACTIVE_FROM, 1.0 + TRIM_INTERACTIVE_FROM - ALERT_FROM)
         if interactive > 0:
             trim["interactive"] = interactive
-        return Forecast(used, at_end, trim, alert=at_end > ALERT_FROM, reason=_words(used, at_end, left_s, trim))
+        return Forecast(used, at_end, left_s, trim)
 
 
 def _ramp(value: float, start: float, full: float) -> float:
     """Return 0 up to `start`, 1 from `full` on, and a straight line between them."""
     return round(min(1.0, max(0.0, (value - start) / (full - start))), 4)
-
-
-def _words(used: float, at_end: float, left_s: float, trim: dict[CallClass, float]) -> str:
-    said = f"{used:.0%} of the quota is used and {at_end:.0%} expected at the end of the window in {left_s:.0f} s"
-    if not trim:
-        return said
-    cuts = " and ".join(f"{call_class} calls lose {part:.0%} of their rate" for call_class, part in trim.items())
-    return f"{said}: {cuts}"

@@ -23,8 +23,11 @@ SHORTEST_FORECAST_S: Final = 60.0
 # nearer, or a trim that lies between two would be told as both in turn.
 _TRIM_STEPS: Final = 10
 _KEPT_WITHIN: Final = 0.75 / _TRIM_STEPS
-# An owner that reports nothing is looked at this often. Workers report each second, so silence is no use at all.
+# An owner that reports nothing is looked at this often, and less so the longer it is quiet: it may be one of thousands
+# that a window of a day remembers. Workers report each second, so silence is no use at all.
 _LOOK_S: Final = 5.0
+_SELDOM_S: Final = 60.0
+_SELDOM_PART: Final = 0.1
 # Who takes over keeps the trims of owners that it has not heard of yet for this long.
 _SETTLED_AFTER_S: Final = 60.0
 _NOBODY: Final = "nobody has used it lately"
@@ -60,7 +63,7 @@ class _Owner:
 
     def look(self, windows: Sequence[QuotaWindow], now: float, *, news: bool) -> None:
         """Count what was reported since the last look, or none where nothing was, and forecast each window."""
-        counts = news or now - self.looked_at >= _LOOK_S
+        counts = news or self.is_due(now)
         forecasts: dict[tuple[str, float], WindowForecast] = {}
         told: list[_Said] = []
         for window in lowered(windows, self.learned.window):
@@ -80,6 +83,10 @@ class _Owner:
         self.forecasts = forecasts
         self.worst = max(told, key=lambda one: one.forecast.at_end, default=None)
         self.trim = _stepped([one.forecast.trim for one in told], self.trim)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether its silence has to be counted."""
+        return now - self.looked_at >= min(_SELDOM_S, max(_LOOK_S, (now - self.heard_at) * _SELDOM_PART))
 
     @property
     def at_end(self) -> float:
@@ -120,7 +127,7 @@ class Spending:
             seconds = [window.seconds for window in lowered(self._counted, owner.learned.window)]
             if now - owner.heard_at > max(SHORTEST_FORECAST_S, *seconds, 0.0):
                 del self._owners[name]
-            elif others or name in self._news or now - owner.looked_at >= _LOOK_S:
+            elif others or name in self._news or owner.is_due(now):
                 owner.look(self._counted, now, news=name in self._news)
         self._news.clear()
         return self._judgement(before if now - self._since < _SETTLED_AFTER_S else None)
