@@ -120,7 +120,9 @@ class PolicyBook:
         if envelope is None:
             return
         policy = decode(QuotaPolicy, envelope.data)
-        if self.put(policy):
+        known = self._policies.get((policy.provider, policy.bucket, policy.mode))
+        # Trims come and go with each busy account; limits are news.
+        if self.put(policy) and (known is None or known.windows != policy.windows):
             log.info("quota_policy_changed", provider=policy.provider, bucket=policy.bucket, source=policy.source)
 
     def put(self, policy: QuotaPolicy) -> bool:
