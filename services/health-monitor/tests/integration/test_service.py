@@ -62,7 +62,7 @@ async def settings_of(bootstrap: str, redis_url: str, admin: PostgresAdmin, issu
 
 
 FORECAST = 'health_quota_forecast_ratio{{bucket="account",mode="live",provider="{}"}}'
-MOVES = "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter"
+MOVES = "SELECT after FROM route_transitions WHERE provider = $1 ORDER BY epoch_generation, epoch_counter"
 
 
 async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
@@ -94,7 +94,7 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
 
     async def audited() -> bool:
         audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
-        stored = await rows(settings.database_url.get_secret_value(), MOVES)
+        stored = await rows(settings.database_url.get_secret_value(), MOVES, provider)
         return [row["after"] for row in stored] == [a.detail["after"] for a in audit if a.target.endswith(provider)]
 
     async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
