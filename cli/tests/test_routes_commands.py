@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from patchbay import main
+from patchbay import main, quotas
 from patchbay.environment import CliError
 from patchbay.routes import seconds
 
@@ -80,8 +80,10 @@ QUOTA = {
     "version": 3,
     "windows": [WINDOW, {"limit": 25, "seconds": 1, "shape": "concurrent"}],
     "trim": {"bulk": 0.4},
+    "owners_trimmed": 1,
     "source": "published",
     "used_ratio": 0.85,
+    "worst_owner": "",
     "reason": "it will not last",
     "decided_at": "2026-11-21T12:00:00Z",
 }
@@ -258,9 +260,27 @@ def test_versions_that_do_not_end_are_left_out_on_demand(
     assert "backup" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("quota", "told"),
+    [
+        ({}, "85% | bulk by 40%"),
+        ({"bucket": "account", "worst_owner": "c7"}, "85% (c7) | 1 connection; all lose bulk by 40%"),
+        (
+            {"bucket": "endpoint:search", "trim": {}, "owners_trimmed": 12, "worst_owner": "c7"},
+            "85% (c7) | 12 connections",
+        ),
+        ({"bucket": "address", "trim": {}, "owners_trimmed": 2, "worst_owner": "::1"}, "85% (::1) | 2 addresses"),
+        ({"bucket": "account", "trim": {}, "owners_trimmed": 0, "used_ratio": 0, "worst_owner": "c7"}, "0% |"),
+    ],
+)
+def test_a_quota_says_how_many_are_slowed_and_whose_forecast_is_worst(quota: dict[str, Any], told: str) -> None:
+    row = quotas._row(QUOTA | quota)
+    assert f"{row[4]} | {row[5]}".strip() == told
+
+
 def quotas_of(*used: str, connected: tuple[str, ...] = ()) -> Callable[[str, str, Any], tuple[int, Any]]:
     """Answer like a health monitor, or a sync worker, with published quotas of three providers, a page for each."""
-    plain = QUOTA | {"trim": {}, "used_ratio": 0.0}
+    plain = QUOTA | {"trim": {}, "owners_trimmed": 0, "used_ratio": 0.0}
     pages = [plain | {"provider": name} for name in ("called", "linked", "idle")]
 
     def answer_pages(_method: str, path: str, _body: Any) -> tuple[int, Any]:

@@ -48,8 +48,9 @@ def list_(
     provider: Annotated[str | None, typer.Option(help="only this one")] = None,
     all_: Annotated[bool, typer.Option("--all", help="also of providers that nothing is connected to")] = False,
 ) -> None:
-    """List quotas: limits, the forecast for the end of the window, and which classes of calls are slowed.
+    """List quotas: limits, the worst forecast for the end of a window and whose it is, and who is slowed.
 
+    The limit of an account is that of each connection. What all lose is lost by whoever called lately.
     Those of providers without a connection, a call or a limit of your own are counted only, unless --all is given.
     """
     with Platform(load_environment()) as platform:
@@ -102,7 +103,7 @@ def _used(platform: Platform) -> tuple[set[str], str]:
 
 def _matters(quota: Mapping[str, Any]) -> bool:
     """Tell whether a quota says something that no manifest does."""
-    return bool(quota["trim"] or quota["used_ratio"] or quota["source"] != "published")
+    return bool(quota["owners_trimmed"] or quota["used_ratio"] or quota["source"] != "published")
 
 
 def _window(text: str) -> dict[str, float]:
@@ -120,6 +121,18 @@ def _words(window: Mapping[str, Any]) -> str:
 
 def _row(quota: Mapping[str, Any]) -> tuple[Any, ...]:
     limit = "; ".join(_words(one) for one in quota["windows"])
-    slowed = ", ".join(f"{name} by {part:.0%}" for name, part in (quota["trim"] or {}).items())
-    said = (f"{quota['used_ratio']:.0%}", slowed, quota["source"], quota["version"], quota["reason"])
+    forecast = f"{quota['used_ratio']:.0%}"
+    if quota["worst_owner"] and quota["used_ratio"]:
+        forecast += f" ({quota['worst_owner']})"
+    said = (forecast, _slowed(quota), quota["source"], quota["version"], quota["reason"])
     return (quota["provider"], quota["bucket"], quota["mode"], limit, *said, quota["decided_at"])
+
+
+def _slowed(quota: Mapping[str, Any]) -> str:
+    """Say what all lose, and how many lose anything where a limit counts for each owner."""
+    all_ = ", ".join(f"{name} by {part:.0%}" for name, part in (quota["trim"] or {}).items())
+    if quota["bucket"] == "app" or not quota["owners_trimmed"]:
+        return all_
+    one, more = ("address", "addresses") if quota["bucket"] == "address" else ("connection", "connections")
+    many = f"{quota['owners_trimmed']} {one if quota['owners_trimmed'] == 1 else more}"
+    return f"{many}; all lose {all_}" if all_ else many

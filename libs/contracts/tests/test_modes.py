@@ -10,7 +10,7 @@ from contracts.codec import decode
 from contracts.errors import Invalid
 from contracts.events.health import QuotaPolicy, RouteChanged
 from contracts.events.sync import CallsObserved, QuotaUsage
-from contracts.modes import MODES, calls_key, keyed
+from contracts.modes import MODES, calls_key, keyed, quota_key
 
 AT = "2026-03-01T12:00:00Z"
 # As they were written before there were modes.
@@ -51,6 +51,8 @@ def test_a_mode_that_there_is_not_is_refused_by_name(model: type[CallsObserved])
 def test_live_keys_are_what_they_were_and_no_two_routes_share_one() -> None:
     assert calls_key("acme", "sms", "live") == "acme:sms"
     assert calls_key("acme", "sms", "sandbox") == "acme:sms:sandbox"
+    assert quota_key("acme", "account", "live") == "acme:account"
+    assert quota_key("acme", "account", "sandbox") == "acme:account:sandbox"
     assert keyed("acme", mode="sandbox") == "acme:sandbox"
     routes = list(product(("acme", "sandbox"), ("sms", "sandbox"), MODES))
     assert len({calls_key(*route) for route in routes}) == len(routes)

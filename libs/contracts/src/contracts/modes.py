@@ -22,3 +22,8 @@ def keyed(*parts: str, mode: Mode) -> str:
 def calls_key(provider: str, capability: str, mode: Mode) -> str:
     """Return the key of a route's calls on `sync.calls.v1`: who owns its partition decides about the route."""
     return keyed(provider, capability, mode=mode)
+
+
+def quota_key(provider: str, bucket: str, mode: Mode) -> str:
+    """Return the key of a kind of bucket, of its policy and of all reports of use: who has its partition sees them."""
+    return keyed(provider, bucket, mode=mode)

@@ -8,7 +8,6 @@ from typing import Final
 from chassis.clock import Clock, SystemClock
 from chassis.db.database import Database
 from chassis.kafka.asyncapi import document
-from chassis.kafka.loop import BatchLoop
 from chassis.kafka.state import StateReader
 from chassis.mirror import Mirrored, MirrorOwner, MirrorSubscriber
 from chassis.redis import connect
@@ -18,10 +17,10 @@ from contracts.codec import decode
 from contracts.envelope import Envelope
 from contracts.errors import Invalid
 from contracts.events.health import RouteChanged
-from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, SYNC_QUOTA_USAGE
+from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES
 from health_monitor.api_versions import ApiVersions
 from health_monitor.audit import SERVICE
-from health_monitor.handlers import EvidenceLoop, Generations
+from health_monitor.handlers import EvidenceLoop, Generations, UsageLoop
 from health_monitor.keeper import Keeper
 from health_monitor.monitor import Monitor
 from health_monitor.operate import Operations
@@ -53,7 +52,7 @@ def create(settings: Settings, clock: Clock | None = None) -> Service:
     mirrored = mirror[1].loaded if mirror else None
     generations = Generations(database, monitor, clock, least=settings.route_generation, mirrored=mirrored)
     service.add_loop(EvidenceLoop(monitor, keeper, generations.next, database, clock))
-    service.add_loop(BatchLoop(f"{NAME}-quotas", [SYNC_QUOTA_USAGE], quotas.handle, database, clock=clock))
+    service.add_loop(UsageLoop(quotas, database, clock))
     service.add_background("quotas", quotas.run)
     service.add_background("api versions", ApiVersions(database, clock).run)
     service.add_background("keeper", keeper.run)

@@ -1,6 +1,6 @@
-"""The consumer of observed calls: into memory and out as decisions, before any database is asked.
+"""The consumers: of observed calls, into memory and out as decisions before any database is asked; and of usage.
 
-Unlike the chassis' loop it is not one transaction per batch, because a failover must not wait for Postgres
+Unlike the chassis' loop the first is not one transaction per batch, because a failover must not wait for Postgres
 (health-monitor.md §3): `Keeper` saves and commits offsets. Reports are neither retried nor parked: late evidence is
 worth nothing. One that cannot be read is dead-lettered. Must never raise for a record.
 """
@@ -25,10 +25,11 @@ from contracts.codec import decode
 from contracts.envelope import from_record
 from contracts.errors import Invalid
 from contracts.events.sync import CallsObserved
-from contracts.topics import SYNC_CALLS
+from contracts.topics import SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.audit import SERVICE
 from health_monitor.keeper import Keeper
 from health_monitor.monitor import Monitor
+from health_monitor.quotas import Quotas
 from health_monitor.repository import routes
 
 log = logger(__name__)
@@ -161,6 +162,23 @@ class EvidenceLoop(BatchLoop):
             if not is_unavailable(outage):
                 raise
             log.warning("unreadable_report_dropped", origin=origin.mark, code=error.code)
+
+
+class UsageLoop(BatchLoop):
+    """Feeds `sync.quota-usage` to the quotas, and says whose buckets' reports come here.
+
+    Reports of all owners of a kind of bucket share a key, and each counts for itself: none waits behind another.
+    """
+
+    def __init__(self, quotas: Quotas, database: Database, clock: Clock) -> None:
+        options = LoopOptions(ordered=False)
+        name = f"{SERVICE}-quotas"
+        super().__init__(name, [SYNC_QUOTA_USAGE], quotas.handle, database, options=options, clock=clock)
+        self._quotas = quotas
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Forecast the buckets of the partitions that this member has now, and no others."""
+        self._quotas.own({partition for topic, partition in partitions if topic == SYNC_QUOTA_USAGE.name})
 
 
 async def _no_messages(_uow: UnitOfWork, _messages: Sequence[Message]) -> None:

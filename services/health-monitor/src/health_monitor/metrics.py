@@ -47,7 +47,7 @@ UNSAVED = Metric("health_unsaved_decisions", "gauge", "Decisions that are announ
 QUOTA_FORECAST = Metric(
     "health_quota_forecast_ratio",
     "gauge",
-    "Forecast use at the end of a window, 1 is the limit.",
+    "Greatest forecast of an owner's use at the end of a window, by kind of bucket; 1 is the limit.",
     ("provider", "bucket", "mode"),
 )
 SUNSET = Metric(

@@ -166,7 +166,10 @@ class ApiVersionRecord(Base, table=True):
 
 
 class Quota(Base, table=True):
-    """What may be spent of one bucket: the policy that was published last, and the limit that an operator set."""
+    """What may be spent of one kind of bucket: the policy that was published last, and the limit that an operator set.
+
+    `used_ratio` is the greatest forecast of its owners, `worst_owner` whose it is.
+    """
 
     __tablename__ = "quotas"
     __table_args__ = (_mode_is_known(),)
@@ -178,5 +181,6 @@ class Quota(Base, table=True):
     policy: dict[str, Any] = Field(sa_type=JSONB)
     configured: list[dict[str, Any]] | None = Field(sa_column=sa.Column(JSONB(none_as_null=True), nullable=True))
     used_ratio: float = Field(sa_type=sa.Double)
+    worst_owner: str = Field(sa_type=sa.Text)
     told: str = Field(sa_type=sa.Text)
     at: datetime = Field(sa_type=INSTANT)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -16,15 +15,13 @@ from chassis.http.auth import Role, TokenVerifier, requires
 from chassis.http.idempotency import write_once
 from chassis.http.paging import PageQuery, page
 from chassis.http.problems import body_of, json_response, not_found, query_of
-from contracts.events.health import QuotaPolicy, QuotaWindow
+from contracts.events.health import QuotaPolicy, QuotaWindow, is_kind
 from contracts.modes import Mode, keyed
 from health_monitor import audit
 from health_monitor.limits import is_known
 from health_monitor.quotas import Quotas
 from health_monitor.repository import quotas as stored
 from health_monitor.repository.quotas import BucketKey
-
-_BUCKET: Final = re.compile(r"app|account|address|endpoint:[a-z0-9_.-]+")
 
 
 class QuotaBody(BaseModel):
@@ -54,7 +51,7 @@ def quota_routes(database: Database, tokens: TokenVerifier, clock: Clock, quotas
     async def put(request: Request) -> Response:
         body = await body_of(request, QuotaBody)
         key = BucketKey(request.path_params["provider"], request.path_params["bucket"], body.mode)
-        if not is_known(key.provider) or _BUCKET.fullmatch(key.bucket) is None:
+        if not is_known(key.provider) or not is_kind(key.bucket):
             raise not_found("quota")
 
         async def write(uow: UnitOfWork) -> tuple[int, dict[str, Any]]:
@@ -74,4 +71,5 @@ def quota_routes(database: Database, tokens: TokenVerifier, clock: Clock, quotas
 
 
 def _shown(key: BucketKey, policy: QuotaPolicy) -> dict[str, Any]:
-    return {**key._asdict(), **policy.model_dump(mode="json", exclude={"provider", "bucket", "mode"})}
+    told = policy.model_dump(mode="json", exclude={"provider", "bucket", "mode", "trims"})
+    return {**key._asdict(), **told, "owners_trimmed": len(policy.trims)}

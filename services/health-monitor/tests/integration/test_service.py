@@ -19,12 +19,13 @@ from chassis.testing.ports import free_port
 from chassis.testing.postgres import PostgresAdmin
 from chassis.testing.service_kit import LocalIssuer, declared_topics, migrated_dsn, produce, running
 from contracts.codec import decode
-from contracts.events.health import RouteChanged
+from contracts.events.health import QuotaPolicy, RouteChanged
 from contracts.events.platform import AuditRecorded
-from contracts.events.sync import CallRun, CallsObserved, Outcome
-from contracts.modes import MODES, Mode, calls_key
+from contracts.events.sync import CallRun, CallsObserved, Outcome, QuotaUsage
+from contracts.modes import MODES, Mode, calls_key, quota_key
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
+from health_monitor.limits import published
 from health_monitor.settings import Settings
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
@@ -60,7 +61,8 @@ async def settings_of(bootstrap: str, redis_url: str, admin: PostgresAdmin, issu
     )
 
 
-MOVES = "SELECT after FROM route_transitions ORDER BY epoch_generation, epoch_counter"
+FORECAST = 'health_quota_forecast_ratio{{bucket="account",mode="live",provider="{}"}}'
+MOVES = "SELECT after FROM route_transitions WHERE provider = $1 ORDER BY epoch_generation, epoch_counter"
 
 
 async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
@@ -92,7 +94,7 @@ async def test_an_outage_and_a_recovery_reach_the_mirror_and_the_topic(
 
     async def audited() -> bool:
         audit = [decode(AuditRecorded, r.value or b"") for r in await read_topic(kafka_bootstrap, PLATFORM_AUDIT.name)]
-        stored = await rows(settings.database_url.get_secret_value(), MOVES)
+        stored = await rows(settings.database_url.get_secret_value(), MOVES, provider)
         return [row["after"] for row in stored] == [a.detail["after"] for a in audit if a.target.endswith(provider)]
 
     async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
@@ -180,3 +182,40 @@ async def test_a_sandbox_outage_has_its_own_place_in_the_mirror_and_on_the_topic
     place = f"messaging.sms:{provider}"
     assert (newest[place].mode, newest[place].state) == ("live", "healthy")
     assert (newest[f"{place}:sandbox"].mode, newest[f"{place}:sandbox"].state) == ("sandbox", "down")
+
+
+async def test_a_report_of_use_becomes_a_policy_a_metric_and_a_row_of_the_listing(
+    kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
+) -> None:
+    settings = await settings_of(kafka_bootstrap, redis_url, postgres_server, issuer)
+    key, windows = next((key, known) for key, known in sorted(published().items()) if key.bucket == "account")
+    owner, place, at = str(uuid.uuid4()), quota_key(*key), datetime.now(UTC)
+    spent = 2 * max(window.limit * max(60, window.seconds) / window.seconds + window.burst for window in windows)
+    usage = QuotaUsage(
+        provider=key.provider, bucket="account", owner=owner, worker="w", used={"critical": spent}, since=at, until=at
+    )
+
+    async def slowed() -> QuotaPolicy | None:
+        await produce(kafka_bootstrap, SYNC_QUOTA_USAGE, place, usage)
+        found = [one for one in await read_topic(kafka_bootstrap, HEALTH_QUOTAS.name) if one.key == place.encode()]
+        told = [policy for one in found if owner in (policy := decode(QuotaPolicy, one.value or b"")).trims]
+        return told[-1] if told else None
+
+    async with running(create(settings)) as url, httpx.AsyncClient(headers=issuer.headers(Role.VIEWER)) as client:
+        policy: QuotaPolicy = await until(slowed, "the owner is slowed")
+        assert policy.trims == {owner: {"bulk": 1.0, "interactive": 1.0, "probe": 1.0}}
+        assert policy.windows == windows
+
+        async def listed() -> dict[str, Any] | None:
+            items = (await client.get(f"{url}/v1/quotas", params={"limit": 200})).json()["items"]
+            return next(
+                (one for one in items if (one["provider"], one["bucket"]) == key[:2] and one["worst_owner"]), None
+            )
+
+        shown: dict[str, Any] = await until(listed, "the listing knows whose forecast is worst")
+        assert (shown["owners_trimmed"], shown["worst_owner"]) == (1, owner)
+        assert shown["used_ratio"] > 1
+        metrics = (await client.get(f"{url}/metrics")).text
+        (line,) = [one for one in metrics.splitlines() if one.startswith(FORECAST.format(key.provider))]
+        assert float(line.split()[-1]) > 1
+    assert await read_topic(kafka_bootstrap, SYNC_QUOTA_USAGE.dlq) == []

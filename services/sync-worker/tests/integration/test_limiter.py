@@ -184,8 +184,8 @@ async def test_a_429_stops_the_bucket_for_every_worker_until_the_provider_said(r
     finally:
         other.running.cancel()
     process.limiter.collect()
-    reports = {report.bucket: report for report in process.usage.collect()}
-    assert reports["account|c"].throttled == 1
+    reports = {(report.bucket, report.owner): report for report in process.usage.collect()}
+    assert reports["account", "c"].throttled == 1
 
 
 async def test_what_the_sandbox_spends_and_learns_leaves_live_calls_alone(process: Process) -> None:
@@ -206,7 +206,7 @@ async def test_what_the_sandbox_spends_and_learns_leaves_live_calls_alone(proces
     assert process.retries.may_retry(live.scope)
     process.limiter.collect()
     modes = {(one.mode, one.bucket): one.throttled for one in process.usage.collect()}
-    assert (modes["sandbox", "app|"], modes["live", "app|"]) == (1, 0)
+    assert (modes["sandbox", "app"], modes["live", "app"]) == (1, 0)
 
 
 async def test_headers_lower_the_limit_and_an_empty_quota_waits_for_its_reset(process: Process) -> None:

@@ -282,7 +282,7 @@ async def test_what_comes_back_can_be_used_again_but_not_in_another_window(quota
 
 
 async def test_a_trimmed_class_loses_that_part_of_its_rate(quota: Quota) -> None:
-    quota.policy(QuotaWindow(limit=20, seconds=1, burst=2), trim={"bulk": 0.5, "interactive": 1.0})
+    quota.policy(QuotaWindow(limit=20, seconds=1, burst=2), trims={"c": {"bulk": 0.5, "interactive": 1.0}})
     units = 0.0
     for _ in range(200):
         quota.now += 0.05

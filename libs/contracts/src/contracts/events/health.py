@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import ClassVar, Final, Literal
 
@@ -13,6 +14,16 @@ from contracts.modes import Mode
 # Who waits for whom at a provider's limit: critical work first, bulk last (sync-worker.md §4.1).
 CallClass = Literal["critical", "interactive", "bulk", "probe"]
 RESERVES: Final[dict[CallClass, float]] = {"critical": 0.0, "interactive": 0.2, "bulk": 0.5, "probe": 0.2}
+# The kinds of buckets: the places on a call's path. Whose bucket it is (`owner`) is never part of a kind.
+_KINDS: Final = r"^(app|account|address|endpoint:[a-z0-9_.-]+)$"
+_KIND: Final = re.compile(_KINDS)
+# A record holds no more: about 100 KiB, a tenth of what the broker takes. The worst ones are in it.
+MAX_TRIMMED_OWNERS: Final = 1_000
+
+
+def is_kind(bucket: str) -> bool:
+    """Tell whether this names a kind of bucket: `app`, `account`, `address` or `endpoint:<class>`."""
+    return _KIND.fullmatch(bucket) is not None
 
 
 class RouteState(StrEnum):
@@ -73,21 +84,24 @@ class QuotaWindow(Event):
 class QuotaPolicy(Event):
     """What workers may spend of one bucket in one mode; key `<provider>:<bucket>`, with `:sandbox` behind it for that.
 
-    `bucket` is a place on the path provider → app → account → endpoint class → address: `app`, `account`,
-    `endpoint:<class>` or `address`; the worker fills in whose. `reserves` is the part of the burst that a class must
-    leave alone. `trim` is the part of its rate that a class loses while a forecast says that the quota will not last:
-    0 nothing, 1 all of it. `source` says why we believe the limit. A sandbox bucket without a policy of its own has the
-    live one's windows, unless those were learned, and none of its trim.
+    `bucket` is a kind, a place on the path provider → app → account → endpoint class → address: `app`, `account`,
+    `endpoint:<class>` or `address`. Each owner of such a bucket (`QuotaUsage.owner`) has the windows for itself.
+    `reserves` is the part of the burst that a class must leave alone. `trims` has the owners whose quota will not last
+    by the forecast, and the part of its rate that each class of theirs loses: 0 nothing, 1 all of it. `trim` is what
+    every owner that was seen lately loses. `source` says why we believe the limit, `reason` is about the owner whose
+    forecast is worst. A sandbox bucket without a policy of its own has the live one's windows, unless those were
+    learned, and none of its trims.
     """
 
     TYPE: ClassVar[str] = "quota.policy.v1"
 
     provider: Slug
     mode: Mode = "live"
-    bucket: str = Field(pattern=r"^(app|account|address|endpoint:[a-z0-9_.-]+)$")
+    bucket: str = Field(pattern=_KINDS)
     windows: tuple[QuotaWindow, ...] = Field(min_length=1)
     reserves: dict[CallClass, float] = Field(default_factory=lambda: dict(RESERVES))
     trim: dict[CallClass, float] = Field(default_factory=dict)
+    trims: dict[str, dict[CallClass, float]] = Field(default_factory=dict, max_length=MAX_TRIMMED_OWNERS)
     source: Literal["published", "configured", "learned"] = "published"
     reason: str = ""
     version: int = Field(ge=1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from contracts.events.base import Currency, Event, Instant, Slug
-from contracts.events.health import CallClass
+from contracts.events.health import CallClass, is_kind
 from contracts.modes import Mode
 from contracts.topics import Lane
 
@@ -216,28 +216,48 @@ class CallsObserved(Event):
     runs: tuple[CallRun, ...]
 
 
+def _kind(bucket: str) -> str:
+    if not is_kind(bucket):
+        raise ValueError("not a kind of bucket: app, account, address or endpoint:<class>")
+    return bucket
+
+
 class QuotaUsage(Event):
     """What one worker spent and learned of one bucket in one mode since its last report; key as in `QuotaPolicy`.
 
-    `used` is cost by class; `throttled` counts 429s. `seen_limit`, `seen_remaining` and `seen_reset_at` are what the
-    provider's headers said last, absent where it says nothing; `estimate` is the rate (per second) to which 429s have
-    taught the workers to slow down.
+    `bucket` is its kind as in `QuotaPolicy`, `owner` whose it is: the credential of an account or of a class of
+    endpoints, the address, the app; empty for the app that is the only one there. `used` is cost by class;
+    `throttled` counts 429s. `seen_limit`, `seen_remaining` and `seen_reset_at` are what the provider's headers said
+    last, absent where it says nothing, and `seen_window_s` the length of the window that they are about, absent where
+    the worker does not know; `estimate` is the rate (per second) to which 429s have taught the workers to slow down.
     """
 
     TYPE: ClassVar[str] = "quota.usage.v1"
 
     provider: Slug
     mode: Mode = "live"
-    bucket: str
+    bucket: Annotated[str, AfterValidator(_kind)]
+    owner: str = Field(default="", max_length=200)
     worker: str
     used: dict[CallClass, float]
     throttled: int = Field(default=0, ge=0)
     seen_limit: float | None = None
     seen_remaining: float | None = None
     seen_reset_at: Instant | None = None
+    seen_window_s: float | None = Field(default=None, gt=0)
     estimate: float | None = None
     since: Instant
     until: Instant
+
+    @model_validator(mode="before")
+    @classmethod
+    def _owner_in_bucket(cls, data: Any) -> Any:
+        """Read the older form, `<kind>|<owner>` in `bucket`."""
+        bucket = data.get("bucket") if isinstance(data, dict) else None
+        if not isinstance(bucket, str) or "|" not in bucket:
+            return data
+        kind, _, owner = bucket.partition("|")
+        return {**data, "bucket": kind, "owner": owner}
 
 
 class AnswerStatus(StrEnum):

@@ -10,7 +10,7 @@ from contracts.events.sync import Outcome
 from sync_worker.limiter.learning import LimitEstimate, Seen, parse
 from sync_worker.limiter.leases import Limiter
 from sync_worker.limiter.phases import WindowPhase
-from sync_worker.limiter.policies import Bucket, CallPath, PolicyBook
+from sync_worker.limiter.policies import CallPath, PolicyBook
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
 
 # A header that asks for more is taken for a mistake; the quota of a day may well ask for this much.
@@ -58,7 +58,7 @@ class Feedback:
 
     def _learn(self, path: CallPath, name: str, seen: Seen, sent_at: float) -> None:
         bucket = next(one for one in path.buckets if one.name == name)
-        seconds = seen.window_s if seen.window_s is not None else _only_window(bucket)
+        seconds = seen.window_s if seen.window_s is not None else bucket.only_window_s
         if not seen.limit or not seconds:
             return
         estimate = self._estimates.setdefault((name, seconds), LimitEstimate())
@@ -69,9 +69,3 @@ class Feedback:
             turn = phase.observe(seen.limit, seen.remaining, seen.reset_s, sent_at, now)
             if turn is not None:
                 self._limiter.turned(path, name, seconds, turn)
-
-
-def _only_window(bucket: Bucket) -> float | None:
-    """Return the length of the one window that a header without a length can mean."""
-    counted = [window.seconds for window in bucket.windows if window.shape != "concurrent"]
-    return counted[0] if len(counted) == 1 else None

@@ -17,6 +17,7 @@ from contracts.envelope import Envelope
 from contracts.events.health import RESERVES, CallClass, QuotaPolicy, QuotaWindow
 from contracts.modes import Mode, keyed
 from providers.manifest.api import Rate, Window
+from providers.quotas import published_windows
 
 log = logger(__name__)
 
@@ -24,14 +25,10 @@ log = logger(__name__)
 ISSUED: Final = 0.98
 # In counted windows critical and interactive calls hold back this part from bulk (sync-worker.md §4.1).
 HELD_BACK: Final = 0.3
-# A vendor that names a rate and no burst is taken to count in whole seconds: what may go at once is taken off the rate,
-# so that no second ever holds more than the limit.
-ASSUMED_BURST: Final = 0.1
 RANKS: Final[dict[CallClass, int]] = {"critical": 0, "interactive": 1, "probe": 2, "bulk": 3}
 Turn = Literal["pull", "reconcile", "backfill"]
 """What goes before what inside of the class `bulk` (sync-worker.md §4.1): pulls, reconciliation, everything else."""
 TURNS: Final[dict[Turn, int]] = {"pull": 0, "reconcile": 1, "backfill": 2}
-_SCOPES: Final = {"account": "account", "app": "app", "ip": "address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +46,12 @@ class Bucket:
         if window.shape == "gcra":
             return self.reserves.get(call_class, RESERVES[call_class])
         return HELD_BACK if call_class == "bulk" else 0.0
+
+    @property
+    def only_window_s(self) -> float | None:
+        """The length of the one window that a header without a length can mean."""
+        counted = [window.seconds for window in self.windows if window.shape != "concurrent"]
+        return counted[0] if len(counted) == 1 else None
 
 
 # Compared by identity: the book returns the same object for the same place, and pools are looked up by it.
@@ -88,6 +91,11 @@ class CallPath:
         """Units that one call may cost at most; more would never be granted."""
         return min((capacity(window) for bucket in self.buckets for window in bucket.windows), default=math.inf)
 
+    def place(self, name: str) -> tuple[str, str]:
+        """Return the kind of one of the path's buckets and whose it is: what reports and policies call it by."""
+        kind = next(kind for kind, known in self.names if known == name)
+        return kind, name.removeprefix(f"{self.scope}|{kind}|")
+
     def named(self, kind: str) -> str:
         """Return the bucket of a kind; the narrowest one when the path has none of it."""
         return next((name for known, name in self.names if known == kind), self.narrowest)
@@ -96,38 +104,6 @@ class CallPath:
 def capacity(window: QuotaWindow) -> float:
     """Return how many units a window can ever give at once."""
     return window.burst if window.shape == "gcra" else window.limit * (ISSUED if window.shape == "fixed" else 1)
-
-
-def default_policies(provider: str, rate: Rate | None, windows: Sequence[Window] = ()) -> list[QuotaPolicy]:
-    """Return the policies for the limits that a manifest publishes; none where it publishes none."""
-    found: dict[str, list[QuotaWindow]] = {}
-    if rate is not None:
-        found.setdefault(_SCOPES[rate.scope], []).append(_of_rate(rate))
-    for window in windows:
-        kind = f"endpoint:{window.quota}" if window.quota else _SCOPES[window.scope]
-        found.setdefault(kind, []).append(
-            QuotaWindow(limit=window.limit, seconds=window.seconds, shape=window.shape),
-        )
-    return [
-        QuotaPolicy(
-            provider=provider,
-            bucket=kind,
-            windows=tuple(known),
-            reason="the vendor publishes this limit",
-            version=1,
-            decided_at=datetime(1970, 1, 1, tzinfo=UTC),
-        )
-        for kind, known in found.items()
-    ]
-
-
-def _of_rate(rate: Rate) -> QuotaWindow:
-    """Return the window of a rate; a burst that the vendor states makes it a token bucket."""
-    if rate.burst > 1:
-        return QuotaWindow(limit=rate.per_s, seconds=1, burst=rate.burst)
-    burst = max(1.0, rate.per_s * ASSUMED_BURST)
-    # Below two calls a second there is no rate left to take the burst from.
-    return QuotaWindow(limit=rate.per_s - burst if rate.per_s >= 2 * burst else rate.per_s, seconds=1, burst=burst)
 
 
 class PolicyBook:
@@ -144,7 +120,9 @@ class PolicyBook:
         if envelope is None:
             return
         policy = decode(QuotaPolicy, envelope.data)
-        if self.put(policy):
+        known = self._policies.get((policy.provider, policy.bucket, policy.mode))
+        # Trims come and go with each busy account; limits are news.
+        if self.put(policy) and (known is None or known.windows != policy.windows):
             log.info("quota_policy_changed", provider=policy.provider, bucket=policy.bucket, source=policy.source)
 
     def put(self, policy: QuotaPolicy) -> bool:
@@ -162,8 +140,15 @@ class PolicyBook:
 
     def declare(self, provider: str, rate: Rate | None, windows: Sequence[Window] = ()) -> None:
         """Take a manifest's limits, for both modes, until the health monitor sends others. Safe to repeat."""
-        for policy in default_policies(provider, rate, windows):
-            self._declared[provider, policy.bucket] = policy
+        for kind, known in published_windows(rate, windows).items():
+            self._declared[provider, kind] = QuotaPolicy(
+                provider=provider,
+                bucket=kind,
+                windows=known,
+                reason="the vendor publishes this limit",
+                version=1,
+                decided_at=datetime(1970, 1, 1, tzinfo=UTC),
+            )
         self._refresh(provider)
 
     def learn(self, provider: str, bucket: str, seconds: float, limit: float | None) -> None:
@@ -207,10 +192,12 @@ class PolicyBook:
 
     def _refresh(self, provider: str) -> None:
         for path in self.paths(provider):
-            path.set_buckets(self._buckets(path))
+            # What a policy takes from one owner is no news to the paths of the others.
+            if (buckets := self._buckets(path)) != path.buckets:
+                path.set_buckets(buckets)
 
     def _buckets(self, path: CallPath) -> tuple[Bucket, ...]:
-        return tuple(self._bucket(self._policy(path, kind), kind, name) for kind, name in path.names)
+        return tuple(self._bucket(self._policy(path, kind), *path.place(name), name) for kind, name in path.names)
 
     def _policy(self, path: CallPath, kind: str) -> QuotaPolicy | None:
         """Return what holds for a bucket: its own policy, in the sandbox else the live one, else the manifest's.
@@ -223,9 +210,9 @@ class PolicyBook:
         live = self._policies.get((path.provider, kind, "live"))
         if live is None or live.source == "learned":
             return self._declared.get((path.provider, kind))
-        return live.model_copy(update={"trim": {}})
+        return live.model_copy(update={"trim": {}, "trims": {}})
 
-    def _bucket(self, policy: QuotaPolicy | None, kind: str, name: str) -> Bucket:
+    def _bucket(self, policy: QuotaPolicy | None, kind: str, owner: str, name: str) -> Bucket:
         learned = self._learned.get(name, {})
         known = policy.windows if policy else ()
         windows = [_lower(window, learned) for window in known]
@@ -237,7 +224,7 @@ class PolicyBook:
         ]
         if policy is None:
             return Bucket(name, kind, tuple(windows))
-        return Bucket(name, kind, tuple(windows), policy.reserves, policy.trim)
+        return Bucket(name, kind, tuple(windows), policy.reserves, policy.trims.get(owner, {}))
 
 
 def _lower(window: QuotaWindow, learned: dict[float, float]) -> QuotaWindow:

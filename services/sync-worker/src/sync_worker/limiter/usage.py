@@ -59,11 +59,12 @@ class UsageBook:
 
     def saw(self, path: CallPath, bucket: str, seen: Seen) -> None:
         """Remember what an answer said of a bucket."""
-        kind = next((kind for kind, name in path.names if name == bucket), "account")
         known = self._of(path, bucket)
         known.seen, known.seen_at = seen, self._clock.now()
         if seen.limit and seen.remaining is not None:
-            gauge(QUOTA_USED).labels(path.provider, kind, path.mode).set(1 - seen.remaining / seen.limit)
+            gauge(QUOTA_USED).labels(path.provider, path.place(bucket)[0], path.mode).set(
+                1 - seen.remaining / seen.limit
+            )
 
     def collect(self) -> list[QuotaUsage]:
         """Return one report per bucket that was used, throttled or spoken of since the last time, and start anew."""
@@ -73,20 +74,26 @@ class UsageBook:
         return [self._report(name, one, since, until) for name, one in buckets.items()]
 
     def _report(self, name: str, one: _Bucket, since: datetime, until: datetime) -> QuotaUsage:
-        seen = one.seen or Seen()
+        seen, path = one.seen or Seen(), one.path
+        kind, owner = path.place(name)
+        window_s = seen.window_s
+        if seen.limit is not None and window_s is None:
+            window_s = next(bucket.only_window_s for bucket in path.buckets if bucket.name == name)
         reset_at = None
         if one.seen_at is not None and seen.reset_s is not None:
             reset_at = one.seen_at + timedelta(seconds=seen.reset_s)
         return QuotaUsage(
-            provider=one.path.provider,
-            mode=one.path.mode,
-            bucket=name.removeprefix(f"{one.path.scope}|"),
+            provider=path.provider,
+            mode=path.mode,
+            bucket=kind,
+            owner=owner,
             worker=self._worker,
             used=one.used,
             throttled=one.throttled,
             seen_limit=seen.limit,
             seen_remaining=seen.remaining,
             seen_reset_at=reset_at,
+            seen_window_s=window_s or None,
             estimate=one.estimate,
             since=since,
             until=until,

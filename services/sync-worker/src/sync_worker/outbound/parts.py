@@ -19,7 +19,7 @@ from contracts.errors import Invalid, Transient
 from contracts.events.health import RouteChanged
 from contracts.events.sync import QuotaUsage
 from contracts.ids import uuid7
-from contracts.modes import keyed
+from contracts.modes import quota_key
 from contracts.topics import SYNC_QUOTA_USAGE
 from providers import registry
 from sync_worker.connections.tokens import Tokens
@@ -102,7 +102,7 @@ class UsageReporter:
         envelope = Envelope(id=str(uuid7()), source=SOURCE, type=QuotaUsage.TYPE, data=encode(usage))
         try:
             await self._publisher.publish(
-                SYNC_QUOTA_USAGE, keyed(usage.provider, usage.bucket, mode=usage.mode), envelope
+                SYNC_QUOTA_USAGE, quota_key(usage.provider, usage.bucket, usage.mode), envelope
             )
         except Transient:
             counter(CALLS_UNREPORTED).inc()

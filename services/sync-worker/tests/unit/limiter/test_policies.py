@@ -131,12 +131,25 @@ def test_a_sandbox_has_the_live_policy_but_nothing_that_live_calls_taught() -> N
         return [window.limit for window in bucket.windows], bucket.trim
 
     assert account("live") == account("sandbox") == ([22.5], {})
-    book.put(policy(10, 3, source="configured", trim={"bulk": 1.0}))
+    book.put(policy(10, 3, source="configured", trims={"c": {"bulk": 1.0}}))
     assert (account("live"), account("sandbox")) == (([10], {"bulk": 1.0}), ([10], {}))
     book.put(policy(3, 4, source="learned"))
     assert (account("live"), account("sandbox")) == (([3], {}), ([22.5], {}))
     book.put(policy(7, 1, mode="sandbox", source="learned"))
     assert (account("live"), account("sandbox")) == (([3], {}), ([7], {}))
+
+
+def test_what_a_forecast_takes_from_one_owner_is_nothing_to_the_others() -> None:
+    book = PolicyBook()
+    busy, quiet = book.path("acme", "busy", endpoint="search"), book.path("acme", "quiet", endpoint="search")
+    book.put(policy(10, 1))
+    version = quiet.version
+    book.put(policy(10, 2, trim={"probe": 0.1}, trims={"busy": {"bulk": 0.4}, "": {"bulk": 1.0}}))
+    assert [bucket.trim for bucket in busy.buckets] == [{}, {"bulk": 0.4}, {}], "of its account, and of no other kind"
+    assert [bucket.trim for bucket in quiet.buckets] == [{}, {}, {}]
+    assert quiet.version == version, "a path that nothing changes for is not read again"
+    book.put(policy(10, 3, bucket="app", trims={"": {"bulk": 0.5}}))
+    assert [path.buckets[0].trim for path in (busy, quiet)] == [{"bulk": 0.5}] * 2
 
 
 def test_the_first_record_repeats_the_manifest_unless_somebody_set_or_learned_it() -> None:

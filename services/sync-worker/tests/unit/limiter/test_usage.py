@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from chassis.testing.clock import ManualClock
 from contracts.modes import Mode
+from providers.manifest.api import Window
 from sync_worker.limiter.learning import Seen
 from sync_worker.limiter.policies import PolicyBook
 from sync_worker.limiter.usage import RetryBudgets, UsageBook
@@ -22,8 +23,9 @@ def test_use_is_reported_once_for_every_bucket_that_a_call_passed() -> None:
     start = clock.now()
     clock.advance(1)
     app, account = usage.collect()
-    assert (app.bucket, app.used, app.throttled) == ("app|", {"bulk": 2.5, "critical": 1}, 0)
-    assert (account.bucket, account.throttled, account.seen_limit, account.seen_remaining) == ("account|c", 1, 100, 40)
+    assert (app.bucket, app.owner, app.used, app.throttled) == ("app", "", {"bulk": 2.5, "critical": 1}, 0)
+    assert (account.bucket, account.owner, account.throttled) == ("account", "c", 1)
+    assert (account.seen_limit, account.seen_remaining, account.seen_window_s) == (100, 40, None)
     assert account.seen_reset_at == start + timedelta(seconds=30)
     assert (account.since, account.until, account.worker) == (start, clock.now(), "w1")
     assert usage.collect() == []
@@ -36,13 +38,40 @@ def test_what_the_sandbox_spends_is_reported_as_such() -> None:
         path = book.path("acme", "c", mode=mode)
         usage.spent(path, "bulk", units)
         usage.throttled(path, path.narrowest)
-    told = {(one.mode, one.bucket): (one.provider, one.used["bulk"], one.throttled) for one in usage.collect()}
-    assert told == {
-        ("live", "app|"): ("acme", 1, 0),
-        ("live", "account|c"): ("acme", 1, 1),
-        ("sandbox", "app|"): ("acme", 7, 0),
-        ("sandbox", "account|c"): ("acme", 7, 1),
+    told = {
+        (one.mode, one.bucket, one.owner): (one.provider, one.used["bulk"], one.throttled) for one in usage.collect()
     }
+    assert told == {
+        ("live", "app", ""): ("acme", 1, 0),
+        ("live", "account", "c"): ("acme", 1, 1),
+        ("sandbox", "app", ""): ("acme", 7, 0),
+        ("sandbox", "account", "c"): ("acme", 7, 1),
+    }
+
+
+def test_every_kind_of_bucket_is_reported_with_its_owner() -> None:
+    usage = UsageBook(ManualClock(), "w1")
+    path = PolicyBook().path("acme", "c|1", app="a", endpoint="search", address="2001:db8::1", mode="sandbox")
+    usage.spent(path, "bulk", 1)
+    told = [(one.bucket, one.owner) for one in usage.collect()]
+    assert told == [("app", "a"), ("account", "c|1"), ("endpoint:search", "c|1"), ("address", "2001:db8::1")]
+
+
+def test_a_limit_without_a_length_is_about_the_only_window_that_counts() -> None:
+    usage, book = UsageBook(ManualClock(), "w1"), PolicyBook()
+    book.declare("acme", None, [Window(limit=100, seconds=60), Window(limit=5, shape="concurrent")])
+    book.declare("other", None, [Window(limit=100, seconds=60), Window(limit=1000, seconds=3600)])
+    for provider, seen in (
+        ("acme", Seen(limit=80)),
+        ("acme", Seen(limit=80, window_s=10)),
+        ("other", Seen(limit=80)),
+        ("acme", Seen(remaining=3)),
+    ):
+        path = book.path(provider, "c")
+        usage.saw(path, path.narrowest, seen)
+        (told,) = usage.collect()
+        expected = seen.window_s or (60 if seen.limit and provider == "acme" else None)
+        assert told.seen_window_s == expected, (provider, seen)
 
 
 def test_retries_must_be_earned_by_clean_calls() -> None:
