@@ -111,7 +111,7 @@ class Worker:
         for provider in registry.all_providers():
             if provider.manifest.api is not None:
                 self.book.declare(provider.slug, provider.api.rate, provider.api.windows)
-        retries = RetryBudgets()
+        retries = RetryBudgets(self.clock.monotonic)
         limiter = Limiter(QuotaStore(redis, name), clock, self.usage, retries)
         self.feedback = Feedback(limiter, self.book, self.usage, retries, clock)
         self.reporting = asyncio.create_task(UsageReporter(cast("Publisher", self.publisher), self.usage, clock).run())

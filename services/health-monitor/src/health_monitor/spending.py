@@ -17,7 +17,8 @@ from health_monitor.limits import Learned, counted, lowered
 
 Trim = dict[CallClass, float]
 
-# Forecasting the end of a window of seconds says nothing: shorter ones are looked at over this long.
+# Shorter windows are the limiter's alone: it paces them and keeps their reserves, and they are over before a trim is
+# heard of. To trim a backlog that uses a rate to the full would only waste it.
 SHORTEST_FORECAST_S: Final = 60.0
 # Trims are told in steps, or each report would change them a little; and a step is kept until the next one is clearly
 # nearer, or a trim that lies between two would be told as both in turn.
@@ -67,11 +68,12 @@ class _Owner:
         forecasts: dict[tuple[str, float], WindowForecast] = {}
         told: list[_Said] = []
         for window in lowered(windows, self.learned.window):
-            seconds = max(window.seconds, SHORTEST_FORECAST_S)
+            if window.seconds < SHORTEST_FORECAST_S:
+                continue
             # From a full bucket a burst more than its rate may be used.
-            limit = window.limit * seconds / window.seconds + (window.burst if window.shape == "gcra" else 0)
+            limit = window.limit + (window.burst if window.shape == "gcra" else 0)
             place = (window.shape, window.seconds)
-            forecast = self.forecasts.get(place) or WindowForecast(limit, seconds)
+            forecast = self.forecasts.get(place) or WindowForecast(limit, window.seconds)
             # Another limit of the same window: what was used of it stays used.
             forecast.limit = limit
             if counts:

@@ -33,11 +33,11 @@ from health_monitor.repository.quotas import BucketKey
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 FOUND = sorted(published().items())
-# A limit by the minute or less for each account, and a quota that all accounts share.
+# A limit by the minute for each account, and a quota that all accounts share.
 KEY, WINDOWS = next(
-    (key, known) for key, known in FOUND if key.bucket == "account" and len(known) == 1 and known[0].seconds <= 60
+    (key, known) for key, known in FOUND if key.bucket == "account" and len(known) == 1 and known[0].seconds == 60
 )
-APP, APP_WINDOWS = next((key, known) for key, known in FOUND if key.bucket == "app")
+APP, APP_WINDOWS = next((key, known) for key, known in FOUND if key.bucket == "app" and known[0].seconds >= 60)
 SECOND = WINDOWS[0].limit / WINDOWS[0].seconds
 OFFSETS = itertools.count()
 

@@ -188,9 +188,10 @@ async def test_a_report_of_use_becomes_a_policy_a_metric_and_a_row_of_the_listin
     kafka_bootstrap: str, redis_url: str, postgres_server: PostgresAdmin, issuer: LocalIssuer
 ) -> None:
     settings = await settings_of(kafka_bootstrap, redis_url, postgres_server, issuer)
-    key, windows = next((key, known) for key, known in sorted(published().items()) if key.bucket == "account")
+    known = sorted(published().items())
+    key, windows = next(one for one in known if one[0].bucket == "account" and one[1][0].seconds == 60)
     owner, place, at = str(uuid.uuid4()), quota_key(*key), datetime.now(UTC)
-    spent = 2 * max(window.limit * max(60, window.seconds) / window.seconds + window.burst for window in windows)
+    spent = 2 * windows[0].limit
     usage = QuotaUsage(
         provider=key.provider, bucket="account", owner=owner, worker="w", used={"critical": spent}, since=at, until=at
     )
