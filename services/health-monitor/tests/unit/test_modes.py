@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from random import Random
+from datetime import timedelta
 
 import pytest
 
 from chassis.testing.clock import ManualClock
 from contracts.events.health import RouteState
-from contracts.events.sync import CallRun, CallsObserved, Outcome
 from contracts.modes import MODES, Mode, calls_key
 from contracts.topics import SYNC_CALLS
 from health_monitor.failover import Plan
-from health_monitor.monitor import Configuration, Decision, Monitor, Override
+from health_monitor.monitor import Configuration, Monitor, Override
 from health_monitor.statistics import RouteKey
+from health_monitor_support.fleet import START, Fleet
 
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAMES = ("acme", "beta", "gamma", "delta")
 
 
-class Both:
-    """A monitor that owns everything, with calls of two workers and two tenants in either mode."""
+class Both(Fleet):
+    """A fleet that calls in either mode."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock(START)
-        self.monitor = Monitor(self.clock, dice=Random(1), has_quota=lambda _provider, mode: mode in self.quota)
-        self.monitor.own(range(SYNC_CALLS.partitions), 1)
-        self.published: list[Decision] = []
+        super().__init__(has_quota=lambda _provider, mode: mode in self.quota)
         self.quota: set[Mode] = set(MODES)
-
-    def calls(self, mode: Mode, provider: str, outcome: Outcome, count: int = 1, *, probe: bool = False) -> Both:
-        for number in range(count):
-            run = CallRun(
-                operation="op",
-                outcome=outcome,
-                count=1,
-                tenant=f"t{number % 2}",
-                credential="c",
-                probe=probe,
-                latency_ms_sum=1,
-                latency_ms_max=1,
-            )
-            report = CallsObserved(
-                worker=f"w{number % 2}",
-                provider=provider,
-                capability="sms",
-                mode=mode,
-                observed_at=self.clock.now(),
-                runs=(run,),
-            )
-            self.published += self.monitor.observe(report)
-        return self
-
-    def passes(self, seconds: float = 0.1) -> Both:
-        self.clock.advance(seconds)
-        self.published += self.monitor.tick()
-        return self
 
     def state(self, provider: str, mode: Mode) -> RouteState:
         return self.monitor.seen[RouteKey(provider, "sms", mode)].state
@@ -72,10 +39,10 @@ def test_an_outage_in_one_mode_leaves_the_other_as_it_is(modes: tuple[Mode, Mode
     broken, other = modes
     both = Both()
     for mode in MODES:
-        both.calls(mode, "acme", "success", 20).calls(mode, "beta", "success", 20)
+        both.calls("acme", "success", 20, mode=mode).calls("beta", "success", 20, mode=mode)
     both.passes()
     before = len([one for one in both.published if one.key.mode == other])
-    both.calls(broken, "acme", "server_error", 6).passes()
+    both.calls("acme", "server_error", 6, mode=broken).passes()
     assert (both.state("acme", broken), both.state("acme", other)) == (RouteState.DOWN, RouteState.HEALTHY)
     shares = {mode: both.monitor.seen[RouteKey("beta", "sms", mode)].shares for mode in modes}
     assert shares == {broken: {"acme": 0, "beta": 100}, other: {"acme": 100, "beta": 0}}
@@ -83,15 +50,15 @@ def test_an_outage_in_one_mode_leaves_the_other_as_it_is(modes: tuple[Mode, Mode
 
 
 def test_a_route_that_only_the_sandbox_uses_goes_down_and_returns_in_stages() -> None:
-    both = Both().calls("sandbox", "acme", "success", 5).passes()
-    both.calls("sandbox", "acme", "server_error", 2).passes()
-    both.calls("sandbox", "acme", "server_error", 3, probe=True).passes()
+    both = Both().calls("acme", "success", 5, mode="sandbox").passes()
+    both.calls("acme", "server_error", 2, mode="sandbox").passes()
+    both.calls("acme", "server_error", 3, probe=True, mode="sandbox").passes()
     assert both.state("acme", "sandbox") is RouteState.DOWN
     both.passes(6)
     for _ in range(3):
-        both.passes(0.4).calls("sandbox", "acme", "success", probe=True)
+        both.passes(0.4).calls("acme", "success", probe=True, mode="sandbox")
     for _ in range(400):
-        both.passes(0.1).calls("sandbox", "acme", "success")
+        both.passes(0.1).calls("acme", "success", mode="sandbox")
     steps = [one.record.share for one in both.published if one.record.state is RouteState.RECOVERING]
     assert list(dict.fromkeys(steps)) == [5, 25, 100]
     assert both.state("acme", "sandbox") is RouteState.HEALTHY
@@ -102,16 +69,16 @@ def test_sandboxes_that_fail_together_are_no_fault_of_ours_and_hold_no_live_fail
     both = Both()
     for mode in MODES:
         for name in NAMES:
-            both.calls(mode, name, "success", 20)
+            both.calls(name, "success", 20, mode=mode)
     for name in NAMES:
-        both.calls("sandbox", name, "timeout", 6)
+        both.calls(name, "timeout", 6, mode="sandbox")
     both.passes()
     assert both.monitor.frozen is None
     shut = [name for name in NAMES if both.state(name, "sandbox") is RouteState.DOWN]
     assert shut == ["acme", "beta"], "the guard holds for the sandbox as well"
     assert [(one.kind, one.mode) for one in both.monitor.alarms] == [("panic_guard", "sandbox")]
     for name in NAMES[:2]:
-        both.passes(6).calls("live", name, "timeout", 6)
+        both.passes(6).calls(name, "timeout", 6, mode="live")
     assert [both.state(name, "live") for name in NAMES[:2]] == [RouteState.DOWN] * 2
     both.passes()
     assert {one.mode for one in both.monitor.alarms} == {"sandbox"}
@@ -121,18 +88,18 @@ def test_our_own_fault_is_judged_by_live_calls_and_freezes_both() -> None:
     both = Both()
     for mode in MODES:
         for name in NAMES:
-            both.calls(mode, name, "success", 20)
+            both.calls(name, "success", 20, mode=mode)
     for name in NAMES:
-        both.calls("live", name, "timeout", 2)
+        both.calls(name, "timeout", 2, mode="live")
     assert both.monitor.frozen is not None
-    both.calls("sandbox", "acme", "timeout", 10).passes()
+    both.calls("acme", "timeout", 10, mode="sandbox").passes()
     assert both.state("acme", "sandbox") is RouteState.HEALTHY
 
 
 def test_one_order_serves_both_modes_and_an_override_one() -> None:
     both = Both()
     for mode in MODES:
-        both.calls(mode, "acme", "success", 20).calls(mode, "beta", "success", 20)
+        both.calls("acme", "success", 20, mode=mode).calls("beta", "success", 20, mode=mode)
     wanted = Override(RouteState.FORCED_DOWN, START + timedelta(minutes=1), "drill", "kim")
     plans = {"sms": Plan(("beta", "acme"))}
     both.monitor.configure(Configuration(plans=plans, overrides={RouteKey("beta", "sms", "sandbox"): wanted}))
@@ -147,8 +114,8 @@ def test_a_quota_that_is_used_up_in_the_sandbox_keeps_no_live_work_away() -> Non
     both = Both()
     both.quota = {"live"}
     for mode in MODES:
-        both.calls(mode, "acme", "success", 20).calls(mode, "beta", "success", 20)
-        both.calls(mode, "acme", "server_error", 6)
+        both.calls("acme", "success", 20, mode=mode).calls("beta", "success", 20, mode=mode)
+        both.calls("acme", "server_error", 6, mode=mode)
     shares = [both.monitor.seen[RouteKey("acme", "sms", mode)].shares for mode in MODES]
     assert shares == [{"acme": 0, "beta": 100}, {"acme": 100, "beta": 0}]
 

@@ -4,62 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
 
-from chassis.testing.clock import ManualClock
-from contracts.events.health import RouteChanged, RouteState
-from contracts.events.sync import CallRun, CallsObserved, Outcome
-from contracts.modes import Mode
+from contracts.events.health import RouteState
 from health_monitor.failover import Plan
-from health_monitor.monitor import Configuration, Decision, Monitor, Override
+from health_monitor.monitor import Configuration, Monitor, Override
 from health_monitor.statistics import RouteKey
+from health_monitor_support.fleet import ALL, START, Fleet
 
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ALL = range(12)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-class Fleet:
-    """A monitor that owns everything, and the calls of two workers and two tenants."""
-
-    def __init__(self, generation: int = 1, **options: Any) -> None:
-        self.clock = ManualClock(START)
-        self.monitor = Monitor(self.clock, dice=Random(1), **options)
-        self.monitor.own(ALL, generation)
-        self.published: list[Decision] = []
-
-    def calls(
-        self, provider: str, outcome: Outcome, count: int = 1, *, mode: Mode = "live", probe: bool = False
-    ) -> Fleet:
-        for number in range(count):
-            run = CallRun(
-                operation="op",
-                outcome=outcome,
-                count=1,
-                tenant=f"t{number % 2}",
-                credential="c",
-                probe=probe,
-                latency_ms_sum=1,
-                latency_ms_max=1,
-            )
-            report = CallsObserved(
-                worker=f"w{number % 2}",
-                provider=provider,
-                capability="sms",
-                mode=mode,
-                observed_at=self.clock.now(),
-                runs=(run,),
-            )
-            self.published += self.monitor.observe(report)
-        return self
-
-    def passes(self, seconds: float = 0.1) -> Fleet:
-        self.clock.advance(seconds)
-        self.published += self.monitor.tick()
-        return self
-
-    def record(self, provider: str, mode: Mode = "live") -> RouteChanged:
-        return self.monitor.seen[RouteKey(provider, "sms", mode)]
 
 
 def test_epochs_of_a_route_grow_by_one_with_every_record() -> None:
