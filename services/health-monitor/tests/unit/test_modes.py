@@ -1,4 +1,4 @@
-"""Live and sandbox: neither shuts, holds back, freezes or steers the other. Fleets of `test_monitor` in small."""
+"""Live and sandbox: neither shuts, holds back, freezes or steers the other.."""
 
 from __future__ import annotations
 
