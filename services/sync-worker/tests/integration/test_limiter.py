@@ -69,6 +69,12 @@ class Process:
             path, call_class, fields.pop("cost", 1.0), time.monotonic() + patience_s, **fields
         )
 
+    async def stop(self) -> None:
+        """End the process, and have its connections back before the store is closed."""
+        self.running.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(self.running, return_exceptions=True)
+
     async def heal(self) -> None:
         """Wait until a store that knew nothing of the provider grants: until then bulk waits."""
         await self.take(self.path("warm-up"), "bulk")
@@ -92,7 +98,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 async def process(redis: Redis) -> AsyncIterator[Process]:
     process = Process(redis)
     yield process
-    process.running.cancel()
+    await process.stop()
 
 
 async def test_calls_are_spent_from_a_lease_without_asking_the_store_each_time(process: Process) -> None:
@@ -182,7 +188,7 @@ async def test_a_429_stops_the_bucket_for_every_worker_until_the_provider_said(r
         await until(stopped, "the block in the other worker", 2.0)
         await other.take(other.path("another-account"), "critical", 5.0)
     finally:
-        other.running.cancel()
+        await other.stop()
     process.limiter.collect()
     reports = {(report.bucket, report.owner): report for report in process.usage.collect()}
     assert reports["account", "c"].throttled == 1
@@ -252,7 +258,7 @@ async def test_retries_spent_here_are_missing_there(redis: Redis, process: Proce
         again = [other.retries.may_retry(process.provider) for _ in range(2)]
         assert again == [True, False], "the free one of this second is all that is left"
     finally:
-        other.running.cancel()
+        await other.stop()
 
 
 async def test_an_emergency_passes_where_critical_calls_wait(process: Process) -> None:
@@ -326,5 +332,5 @@ async def test_a_dead_store_lowers_the_rate_and_stops_bulk_and_heals_by_itself(t
         with PrivateRedis(tmp_path / "redis", server.port):
             await asyncio.wait_for(bulk, 15)
     finally:
-        process.running.cancel()
+        await process.stop()
         await redis.aclose()

@@ -139,9 +139,10 @@ class Limiter:
 
     async def run(self) -> None:
         """Serve until cancelled: one round trip at a time, each for everything that was asked meanwhile."""
-        hello = asyncio.create_task(self._say_hello())
+        hello, this = asyncio.create_task(self._say_hello()), asyncio.current_task()
         try:
-            while True:
+            # redis-py can swallow a cancellation that comes while it reads an answer.
+            while this is not None and not this.cancelling():
                 await self._wake.wait()
                 self._wake.clear()
                 await self._round()
@@ -289,8 +290,7 @@ class Limiter:
                 self._serve(pool, ask, reply, now)
 
     def _take_reply(self, ask: Ask, reply: Reply, now: float) -> None:
-        path = ask.path
-        state = self._state(path.scope)
+        path, state = ask.path, self._state(ask.path.scope)
         state.used_at = now if ask.want else state.used_at
         for other in state.take(path, reply, now, told=ask.told):
             self._tell.setdefault(other, False)
