@@ -29,9 +29,7 @@ log = logger(__name__)
 SESSION_TIMEOUT_MS: Final = 30_000
 HEARTBEAT_MS: Final = 3_000
 MAX_POLL_INTERVAL_MS: Final = 120_000
-# The broker answers as soon as there is a record, so this costs no latency; idle fetches over all partitions do cost
-# CPU, here and in the broker (docs/decisions/0032).
-FETCH_MAX_WAIT_MS: Final = 250
+FETCH_MAX_WAIT_MS: Final = 50
 # FastStream sleeps this long after an empty poll as well, so it is the idle latency.
 POLL_TIMEOUT_MS: Final = 20
 # A healthy consumer's fetches return at least every FETCH_MAX_WAIT_MS; aiokafka#1037 is a consumer that just stops.
