@@ -25,7 +25,7 @@ from contracts.codec import decode, encode
 from contracts.envelope import Envelope
 from contracts.events.health import RouteChanged
 from contracts.events.platform import AuditRecorded
-from contracts.events.sync import ApiVersionSeen, CallRun, CallsObserved, Outcome
+from contracts.events.sync import ApiVersionSeen, CallsObserved, Outcome
 from contracts.ids import uuid7
 from contracts.modes import Mode
 from contracts.topics import HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS
@@ -35,6 +35,7 @@ from health_monitor.monitor import Monitor
 from health_monitor.operate import Operations
 from health_monitor.routes import routes
 from health_monitor.timers import Wishes
+from health_monitor_support.calls import one_call
 
 START = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 
@@ -139,16 +140,7 @@ class Replica:
             observed_at=at,
             versions=versions,
             runs=tuple(
-                CallRun(
-                    operation="message.send",
-                    outcome=outcome,
-                    count=1,
-                    tenant=f"t{number % 2}",
-                    credential="c1",
-                    latency_ms_sum=latency_ms,
-                    latency_ms_max=latency_ms,
-                    **more,
-                )
+                one_call(outcome, f"t{number % 2}", latency_ms=latency_ms, operation="message.send", **more)
                 for outcome, count in runs
                 for number in range(count)
             ),

@@ -21,30 +21,19 @@ from chassis.testing.service_kit import LocalIssuer, declared_topics, migrated_d
 from contracts.codec import decode
 from contracts.events.health import QuotaPolicy, RouteChanged
 from contracts.events.platform import AuditRecorded
-from contracts.events.sync import CallRun, CallsObserved, Outcome, QuotaUsage
+from contracts.events.sync import CallsObserved, Outcome, QuotaUsage
 from contracts.modes import MODES, Mode, calls_key, quota_key
 from contracts.topics import HEALTH_QUOTAS, HEALTH_ROUTES, PLATFORM_AUDIT, SYNC_CALLS, SYNC_QUOTA_USAGE
 from health_monitor.app import create
 from health_monitor.limits import published
 from health_monitor.settings import Settings
+from health_monitor_support.calls import one_call
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.integration]
 
 
 def calls(provider: str, outcome: Outcome, count: int, *, probe: bool = False, mode: Mode = "live") -> CallsObserved:
-    runs = tuple(
-        CallRun(
-            operation="op",
-            outcome=outcome,
-            count=1,
-            tenant=f"t{number % 2}",
-            credential="c",
-            probe=probe,
-            latency_ms_sum=3,
-            latency_ms_max=3,
-        )
-        for number in range(count)
-    )
+    runs = tuple(one_call(outcome, f"t{number % 2}", latency_ms=3, probe=probe) for number in range(count))
     return CallsObserved(
         worker="w", provider=provider, capability="messaging.sms", mode=mode, observed_at=datetime.now(UTC), runs=runs
     )

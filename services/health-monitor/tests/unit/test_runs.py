@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from contracts.events.health import RouteState
-from contracts.events.sync import CallRun, Outcome
+from contracts.events.sync import Outcome
 from health_monitor.states import Machine
+from health_monitor_support.calls import one_call
 
 GONE = {RouteState.DOWN, RouteState.DEGRADED}
 
@@ -33,16 +34,7 @@ class Fleet:
             self._observe("success", probe=True)
 
     def _observe(self, outcome: Outcome, *, probe: bool) -> None:
-        run = CallRun(
-            operation="op",
-            outcome=outcome,
-            count=1,
-            tenant=f"t{self.calls % 3}",
-            credential="c",
-            probe=probe,
-            latency_ms_sum=1,
-            latency_ms_max=1,
-        )
+        run = one_call(outcome, f"t{self.calls % 3}", probe=probe)
         self.states += [move.after for move in self.machine.observe(run, f"w{self.calls % 2}", self.now)]
 
 

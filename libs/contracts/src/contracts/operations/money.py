@@ -127,35 +127,34 @@ class DocumentLine(BaseModel):
     item: Reference | None = Field(default=None, description="the provider's id of the article")
 
 
-class InvoiceCreate(Arguments):
+class _Document(Arguments):
+    """What somebody asks for, line by line."""
+
+    currency: Currency = Field(description="ISO 4217 code")
+    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)] = Field(
+        description="what it is about, line by line"
+    )
+    issued_on: date = Field(description="date of the document")
+    due_on: date = Field(description="date until which it is to be paid")
+
+
+class InvoiceCreate(_Document):
     """Ask a customer for money. `reference` is our own number of it."""
 
     OPERATION: ClassVar[str] = "invoice.create"
     CAPABILITY: ClassVar[str] = "accounting"
 
     customer: Reference = Field(description="the provider's id of the customer")
-    currency: Currency = Field(description="ISO 4217 code")
-    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)] = Field(
-        description="what it is about, line by line"
-    )
-    issued_on: date = Field(description="date of the document")
-    due_on: date = Field(description="date until which it is to be paid")
     reference: Reference = Field(description="our own number of the invoice")
 
 
-class BillCreate(Arguments):
+class BillCreate(_Document):
     """Book what a supplier asks for."""
 
     OPERATION: ClassVar[str] = "bill.create"
     CAPABILITY: ClassVar[str] = "accounting"
 
     supplier: Reference = Field(description="the provider's id of the supplier")
-    currency: Currency = Field(description="ISO 4217 code")
-    lines: Annotated[tuple[DocumentLine, ...], Field(min_length=1, max_length=100)] = Field(
-        description="what it is about, line by line"
-    )
-    issued_on: date = Field(description="date of the document")
-    due_on: date = Field(description="date until which it is to be paid")
     reference: Reference = Field(description="the supplier's number of the bill")
 
 

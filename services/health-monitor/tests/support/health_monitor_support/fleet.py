@@ -8,11 +8,12 @@ from typing import Any, Self
 
 from chassis.testing.clock import ManualClock
 from contracts.events.health import RouteChanged
-from contracts.events.sync import CallRun, CallsObserved, Outcome
+from contracts.events.sync import CallsObserved, Outcome
 from contracts.modes import Mode
 from contracts.topics import SYNC_CALLS
 from health_monitor.monitor import Decision, Monitor
 from health_monitor.statistics import RouteKey
+from health_monitor_support.calls import one_call
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = range(SYNC_CALLS.partitions)
@@ -31,16 +32,7 @@ class Fleet:
         self, provider: str, outcome: Outcome, count: int = 1, *, mode: Mode = "live", probe: bool = False
     ) -> Self:
         for number in range(count):
-            run = CallRun(
-                operation="op",
-                outcome=outcome,
-                count=1,
-                tenant=f"t{number % 2}",
-                credential="c",
-                probe=probe,
-                latency_ms_sum=1,
-                latency_ms_max=1,
-            )
+            run = one_call(outcome, f"t{number % 2}", probe=probe)
             report = CallsObserved(
                 worker=f"w{number % 2}",
                 provider=provider,
